@@ -1,0 +1,1 @@
+"""Composition of parts into whole jobs: pretrain, fine-tune, evaluate. No mathematics here."""

@@ -1,0 +1,40 @@
+"""Finds recipes: by name among those that come with speechkit, or by file."""
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def recipe_folder() -> Path:
+    """Where the shipped recipes lie, one subfolder a command."""
+    return Path(str(files("speechkit.configs")))
+
+
+def list_recipes() -> dict[str, list[Path]]:
+    """Command ("pretrain", "finetune") -> its recipes."""
+    folders = sorted(folder for folder in recipe_folder().iterdir() if folder.is_dir() and any(folder.glob("*.yaml")))
+    return {folder.name: sorted(folder.glob("*.yaml")) for folder in folders}
+
+
+def find_recipe(name: str, command: str | None = None) -> Path:
+    """A file as it is, or the recipe of that name.
+
+    Raises:
+        ValueError: neither a file nor a recipe; the message lists the recipes.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        if not Path(name).is_file():
+            raise ValueError(f"--config {name}: no such file")
+        return Path(name)
+    recipes = list_recipes()
+    candidates = [path for key, paths in recipes.items() if command in (None, key) for path in paths]
+    for path in candidates:
+        if path.stem == name:
+            return path
+    known = ", ".join(path.stem for path in candidates)
+    raise ValueError(f"--config {name}: no such recipe; there are: {known}")
+
+
+def recipe_summary(path: Path) -> str:
+    """The comment on a recipe's first line."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""

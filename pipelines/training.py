@@ -1,0 +1,249 @@
+"""A recipe and overrides -> a trained task in a run folder. Shared by `pretrain` and `finetune`.
+
+The run folder holds config.yaml (as run), versions.json, logs (metrics.csv and TensorBoard), checkpoints/ and bundle/.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+import speechkit
+from speechkit.bundle import save_bundle
+from speechkit.callbacks import StepSeed, Throughput
+from speechkit.data import BucketBatchSampler, SpeechDataset
+from speechkit.data.datamodule import SpeechDataModule
+from speechkit.features import GlobalCMVN
+from speechkit.pipelines.recipes import find_recipe
+
+_RECORDED_PACKAGES = ("torch", "torchaudio", "lightning", "lhotse", "numpy", "soundfile", "soxr", "sentencepiece")
+_CMVN_SECONDS = 3600.0  # of audio that global statistics are taken from
+
+
+class TrainingCLI(LightningCLI):
+    """Parses a recipe against the signatures of the task, the data module and the trainer; the tokenizer is shared."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        if "tokenizer" in self._model_class.__init__.__annotations__:
+            parser.link_arguments("data.fitted_tokenizer", "model.tokenizer", apply_on="instantiate")
+
+
+def parse(
+    task_class: type[lightning.LightningModule],
+    recipes: Sequence[Path],
+    overrides: Sequence[str] = (),
+    *,
+    trainer_defaults: dict[str, Any] | None = None,
+) -> TrainingCLI:
+    """Builds trainer, task and data from YAML files and `key=value` overrides, later ones winning.
+
+    Raises:
+        ValueError: a key, type or value that the signatures refuse; one line that names it.
+    """
+    args = [f"--config={path}" for path in recipes]
+    args += [item if item.startswith("--") else f"--{item}" for item in overrides]
+    try:
+        return TrainingCLI(
+            task_class,
+            SpeechDataModule,
+            run=False,
+            args=args,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False, **(trainer_defaults or {})},
+            parser_kwargs={"exit_on_error": False},
+        )
+    except ArgumentError as error:
+        raise ValueError(_one_line(error)) from None
+
+
+def train(
+    task_class: type[lightning.LightningModule],
+    configs: Sequence[str],
+    out: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    command: str,
+    resume_from: str | None = None,
+    checkpoint_every_n_steps: int = 200,
+) -> Path:
+    """Trains and writes the bundle.
+
+    Args:
+        task_class: `Recognition` or `ContrastivePretraining`.
+        configs: recipe names or files; later ones overlay earlier ones.
+        out: run folder.
+        overrides: `key=value`, such as `trainer.max_epochs=5`.
+        command: subfolder of the recipes.
+        resume_from: a checkpoint, or "last" for the newest one of the run folder.
+        checkpoint_every_n_steps: how much work an interruption can cost.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ValueError: a wrong recipe, a run folder that is in use, or no checkpoint to resume from.
+    """
+    folder = Path(out)
+    last = folder / "checkpoints" / "last.ckpt"
+    checkpoint = _checkpoint_to_resume(resume_from, last)
+    if checkpoint is None and last.exists():
+        raise ValueError(f"--out {folder}: holds a run already; go on with it by --ckpt last, or name another folder")
+    _quieten()
+    cli = parse(
+        task_class,
+        [find_recipe(name, command) for name in configs],
+        overrides,
+        trainer_defaults=_trainer_defaults(folder, checkpoint_every_n_steps),
+    )
+    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+    for callback in trainer.callbacks:
+        if isinstance(callback, StepSeed):
+            callback.seed = cli.config.seed_everything or 0
+    best = _keep_best(trainer, folder, task_class.monitor) if data.dev else None
+    if trainer.is_global_zero:
+        _record(folder, cli)
+    _fit_global_cmvn(task, data)
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.save_checkpoint(last)
+    if best is not None and best.best_model_path:
+        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        task.load_state_dict(state)
+    if trainer.is_global_zero:
+        save_bundle(task.bundle(_card(command, configs, data, best)), folder / "bundle")
+    return folder / "bundle"
+
+
+def _trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, Any]:
+    last = ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="last",
+        every_n_train_steps=checkpoint_every_n_steps,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+    defaults: dict[str, Any] = {
+        "default_root_dir": str(folder),
+        "logger": [
+            {
+                "class_path": f"{kind.__module__}.{kind.__qualname__}",
+                "init_args": {"save_dir": str(folder), "name": "", "version": "logs"},
+            }
+            for kind in (CSVLogger, TensorBoardLogger)
+        ],
+        "callbacks": [StepSeed(), Throughput(), LearningRateMonitor("step"), last],
+        "log_every_n_steps": 10,
+        "gradient_clip_val": 5.0,
+        "num_sanity_val_steps": 0,
+    }
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun has made the processes
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        nodes = int(os.environ["WORLD_SIZE"]) // local
+        defaults.update(devices=local, num_nodes=nodes, strategy="ddp")
+    return defaults
+
+
+def _keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelCheckpoint:
+    best = ModelCheckpoint(
+        dirpath=folder / "checkpoints", filename="best", monitor=monitor, mode="min", enable_version_counter=False
+    )
+    trainer.callbacks.append(best)  # type: ignore[attr-defined]
+    return best
+
+
+def _checkpoint_to_resume(resume_from: str | None, last: Path) -> Path | None:
+    if resume_from is None:
+        return None
+    checkpoint = last if resume_from == "last" else Path(resume_from)
+    if not checkpoint.is_file():
+        raise ValueError(f"--ckpt {resume_from}: no checkpoint at {checkpoint}")
+    return checkpoint
+
+
+def _fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> None:
+    """Takes the statistics of a `GlobalCMVN` from an hour of training audio, the same on every rank."""
+    front_end: Any = task.front_end
+    cmvn = getattr(front_end, "cmvn", None)
+    if not isinstance(cmvn, GlobalCMVN) or cmvn.is_fitted:
+        return
+    dataset = SpeechDataset(data.train_cuts, sample_rate_hz=front_end.sample_rate_hz)
+    sampler = BucketBatchSampler(dataset.durations_seconds, batch_seconds=60.0, seed=data.seed)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        seconds = 0.0
+        for draws in sampler:
+            batch = dataset[draws]
+            yield front_end.features(batch.waveform, batch.lengths)
+            seconds += float(batch.lengths.sum()) / front_end.sample_rate_hz
+            if seconds >= _CMVN_SECONDS:
+                return
+
+    cmvn.fit(batches())
+
+
+def _record(folder: Path, cli: TrainingCLI) -> None:
+    """Writes what a reader needs to repeat the run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = cli.parser.dump(cli.config, skip_link_targets=False, skip_none=False)
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    versions = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
+    facts = {
+        "speechkit": speechkit.__version__,
+        "command": sys.argv,
+        "seed": cli.config.seed_everything,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "num_threads": torch.get_num_threads(),
+        "packages": versions,
+    }
+    (folder / "versions.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(command: str, configs: Sequence[str], data: SpeechDataModule, best: ModelCheckpoint | None) -> str:
+    score = (
+        f"{best.monitor} {float(best.best_model_score):.4f}" if best and best.best_model_score is not None else "none"
+    )
+    return (
+        f"# {command}: {', '.join(Path(name).stem for name in configs)}\n\n"
+        f"- trained by speechkit {speechkit.__version__} on {data.train_seconds / 3600:.2f} h, "
+        f"{len(data.train_cuts)} utterances\n"
+        f"- best score on the development set: {score}\n"
+        "- licence: that of the training data; fill in before you share it\n"
+    )
+
+
+def _quieten() -> None:
+    """Silences what Lightning says that does not hold here or that a user cannot act on."""
+    for message in (
+        "LightningCLI's args parameter is intended to run",
+        "You're resuming from a checkpoint that ended before",  # the sampler resumes, see SpeechDataModule.state_dict
+        "The '.*dataloader' does not have many workers",  # decoded audio is cached
+        "Checkpoint directory .* exists and is not empty",
+        ".*isn't allowed to be set to .use_distributed_sampler",
+        "The number of training batches .* is smaller than the logging interval",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+def _one_line(error: Exception) -> str:
+    """The reason at the heart of jsonargparse's message, without its list of all options."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return text if len(text) <= 400 else text[:200] + " ... " + text[-180:]

@@ -1,0 +1,154 @@
+"""A file in any common format -> mono float32 samples in [-1, 1] at the rate that is asked for.
+
+soundfile (libsndfile) reads WAV, FLAC, OGG, Opus and MP3; what it refuses by format goes to librosa's audioread
+path. A file that decodes only in part, or holds NaN, is an error: silence about it would train on rubbish.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif", ".au", ".wma", ".webm")
+AUDIOREAD_SUFFIXES = (".m4a", ".aac", ".wma", ".webm", ".mp4")
+
+
+class AudioError(ValueError):
+    """A file cannot be used as audio; the message is one line: path, reason."""
+
+
+class AudioInfo(NamedTuple):
+    """What a file's header declares."""
+
+    sample_rate_hz: int
+    num_samples: int
+    num_channels: int
+
+    @property
+    def duration_seconds(self) -> float:
+        return self.num_samples / self.sample_rate_hz
+
+
+def read_audio_info(path: str | os.PathLike[str]) -> AudioInfo:
+    """Reads the header only.
+
+    Raises:
+        AudioError: the file is missing, empty or not audio.
+    """
+    _check_file(path)
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        if str(path).lower().endswith(AUDIOREAD_SUFFIXES):
+            samples, rate = _read_with_librosa(path)
+            return AudioInfo(rate, samples.shape[0], samples.shape[1])
+        raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
+    return AudioInfo(info.samplerate, info.frames, info.channels)
+
+
+def load_audio(
+    path: str | os.PathLike[str],
+    sample_rate_hz: int,
+    *,
+    offset_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+) -> np.ndarray:
+    """Decodes a file, or a span of it, to mono at `sample_rate_hz`.
+
+    Returns:
+        float32 samples in [-1, 1], shape (N,). Channels are averaged; another rate is resampled (soxr, HQ).
+
+    Raises:
+        AudioError: missing, empty, not audio, truncated, or with samples that are not finite.
+    """
+    _check_file(path)
+    try:
+        samples, rate = _read_with_soundfile(path, offset_seconds, duration_seconds)
+    except soundfile.LibsndfileError as error:
+        if not str(path).lower().endswith(AUDIOREAD_SUFFIXES):
+            raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
+        samples, rate = _read_with_librosa(path, offset_seconds, duration_seconds)
+    if len(samples) == 0:
+        raise AudioError(f"{path}: holds no samples")
+    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{path}: holds samples that are NaN or infinite")
+    return resample(mono, rate, sample_rate_hz)
+
+
+def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Band-limited resampling (soxr, HQ) of float samples (N,) from one rate to another."""
+    if from_hz == to_hz:
+        return np.ascontiguousarray(samples, dtype=np.float32)
+    return soxr.resample(samples.astype(np.float32), from_hz, to_hz, quality="HQ")
+
+
+def find_audio_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Files as given; folders searched through and through for audio files, sorted by name.
+
+    Raises:
+        ValueError: a path that does not exist, or a folder without audio files.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
+            )
+            if not inside:
+                raise ValueError(f"{path}: the folder holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
+            found.extend(inside)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ValueError(f"{path}: no such file or folder")
+    return found
+
+
+def _check_file(path: str | os.PathLike[str]) -> None:
+    if not os.path.isfile(path):
+        raise AudioError(f"{path}: no such file")
+    if os.path.getsize(path) == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes)")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
+
+
+def _read_with_soundfile(
+    path: str | os.PathLike[str], offset_seconds: float, duration_seconds: float | None
+) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(str(path)) as file:
+        rate = file.samplerate
+        start = round(offset_seconds * rate)
+        if start > file.frames:
+            raise AudioError(f"{path}: offset {offset_seconds} s is past its end ({file.frames / rate:.3f} s)")
+        wanted = file.frames - start
+        if duration_seconds is not None:
+            wanted = min(wanted, round(duration_seconds * rate))
+        if start:
+            file.seek(start)
+        samples = file.read(wanted, dtype="float32", always_2d=True)
+    if len(samples) < wanted:
+        raise AudioError(f"{path}: truncated, {len(samples)} of {wanted} samples could be decoded")
+    return samples, rate
+
+
+def _read_with_librosa(
+    path: str | os.PathLike[str], offset_seconds: float = 0.0, duration_seconds: float | None = None
+) -> tuple[np.ndarray, int]:
+    import librosa
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            samples, rate = librosa.load(path, sr=None, mono=False, offset=offset_seconds, duration=duration_seconds)
+    except Exception as error:  # audioread's backends raise anything, and each is a file that cannot be read
+        raise AudioError(f"{path}: not readable as audio ({type(error).__name__})") from None
+    return np.atleast_2d(samples).T, int(rate)

@@ -1,0 +1,10 @@
+"""Plug-ins: each attaches torch's own hooks to a named submodule of a task in `setup` and removes them in `teardown`."""
+
+from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
+from speechkit.callbacks.data_parallel import DataParallel
+from speechkit.callbacks.label_smoothing import LabelSmoothing
+from speechkit.callbacks.spec_augment import SpecAugment
+from speechkit.callbacks.step_seed import StepSeed
+from speechkit.callbacks.throughput import Throughput
+
+__all__ = ["ActivationCheckpointing", "DataParallel", "LabelSmoothing", "SpecAugment", "StepSeed", "Throughput"]

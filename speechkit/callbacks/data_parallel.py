@@ -1,0 +1,81 @@
+"""What a distributed strategy leaves open: batch-norm statistics, compressed gradients, and proof that ranks agree.
+
+The strategy itself is `trainer.strategy`. On one process this callback does nothing.
+"""
+
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from speechkit.encoders.normalization import MaskedBatchNorm1d
+
+COMPRESSIONS = ("none", "bf16", "fp16")
+
+
+class DataParallel(lightning.Callback):
+    """Makes N ranks take the step that one process would take with the joined batch.
+
+    Args:
+        sync_batch_norm: batch-norm statistics over the joined batch.
+        compression: of gradients on the wire, "none", "bf16" or "fp16" (torch's communication hooks; Li et al. 2020,
+            arXiv 2006.15704).
+        check_every_n_steps: how often to compare the weights of the ranks; 0 for never.
+
+    Raises:
+        ValueError: an unknown compression.
+        RuntimeError: while training, ranks with other weights or another number of steps.
+    """
+
+    def __init__(
+        self, sync_batch_norm: bool = True, compression: str = "none", check_every_n_steps: int = 1000
+    ) -> None:
+        if compression not in COMPRESSIONS:
+            raise ValueError(f"`compression` must be one of {', '.join(COMPRESSIONS)}, got {compression!r}.")
+        self.sync_batch_norm, self.compression, self.check_every_n_steps = (
+            sync_batch_norm,
+            compression,
+            check_every_n_steps,
+        )
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.world_size > 1:
+            self._set_synchronize(pl_module, self.sync_batch_norm)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._set_synchronize(pl_module, False)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.world_size == 1:
+            return
+        self._require_equal(torch.tensor([float(trainer.num_training_batches)]), trainer, "number of steps in an epoch")
+        wrapped = trainer.strategy.model
+        if self.compression != "none":
+            from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+            if not isinstance(wrapped, DistributedDataParallel):
+                raise ValueError(f"`compression` needs the strategy ddp, got {type(trainer.strategy).__name__}.")
+            hooks: dict[str, Any] = {"bf16": default_hooks.bf16_compress_hook, "fp16": default_hooks.fp16_compress_hook}
+            wrapped.register_comm_hook(state=None, hook=hooks[self.compression])
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        every = self.check_every_n_steps
+        if trainer.world_size > 1 and every and trainer.global_step % every == 0:
+            sums = torch.stack([parameter.detach().double().sum() for parameter in pl_module.parameters()])
+            self._require_equal(sums, trainer, f"weights after step {trainer.global_step}")
+
+    def _set_synchronize(self, pl_module: lightning.LightningModule, value: bool) -> None:
+        for module in pl_module.modules():
+            if isinstance(module, MaskedBatchNorm1d):
+                module.synchronize = value
+
+    def _require_equal(self, value: torch.Tensor, trainer: lightning.Trainer, what: str) -> None:
+        lowest, highest = (value.clone().to(trainer.strategy.root_device) for _ in range(2))
+        torch.distributed.all_reduce(lowest, op=torch.distributed.ReduceOp.MIN)
+        torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
+        if not torch.equal(lowest, highest):
+            raise RuntimeError(f"The ranks have drifted apart: they differ in the {what}.")

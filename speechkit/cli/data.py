@@ -1,0 +1,84 @@
+"""`speechkit data import|check|synth`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
+    parser = commands.add_parser(
+        name, help="import, check and synthesise corpora", description="Corpora and manifests."
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    importer = actions.add_parser("import", help="another toolkit's corpus -> a manifest")
+    importer.add_argument("kind", choices=("kaldi", "csv", "librispeech"))
+    importer.add_argument("source", metavar="SRC", help="data folder, table or corpus folder")
+    importer.add_argument("out", metavar="OUT", help="the manifest to write (.jsonl)")
+    importer.set_defaults(run=_import)
+    check = actions.add_parser("check", help="find what would spoil a training; exit status 1 on any error")
+    check.add_argument("manifests", nargs="+", metavar="MANIFEST")
+    check.add_argument(
+        "--config", metavar="RECIPE", help="also check against this recipe's tokenizer, rate and strides"
+    )
+    check.set_defaults(run=_check)
+    synth = actions.add_parser("synth", help="write a corpus of spoken digit strings by synthetic voices")
+    synth.add_argument("out", metavar="OUT", help="folder")
+    synth.add_argument("--voices", type=int, default=72, metavar="N", help="speakers in all (%(default)s)")
+    synth.add_argument(
+        "--labelled-voices", type=int, default=8, metavar="N", help="of these, in train.jsonl (%(default)s)"
+    )
+    for split, minutes in (("labelled", 6.0), ("unlabelled", 60.0), ("dev", 3.0), ("test", 8.0)):
+        synth.add_argument(f"--{split}-minutes", type=float, default=minutes, metavar="M", help="(%(default)s)")
+    synth.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    synth.add_argument("--workers", type=int, default=None, metavar="N", help="processes (all cores, at most 4)")
+    synth.add_argument("--overwrite", action="store_true", help="replace a corpus that is there")
+    synth.set_defaults(run=_synth)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from speechkit.data import write_utterances
+    from speechkit.data.importers import IMPORTERS
+
+    count = write_utterances(arguments.out, IMPORTERS[arguments.kind](Path(arguments.source)))
+    print(f"{arguments.out}: {count} utterances")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from speechkit.data.check import check_manifests
+
+    recipe = None
+    if arguments.config is not None:
+        from speechkit.pipelines.checking import recipe_requirements
+
+        recipe = recipe_requirements(arguments.config)
+    counts = {"error": 0, "note": 0}
+    with tqdm(unit=" files", disable=not sys.stderr.isatty()) as bar:
+        for problem in check_manifests(arguments.manifests, recipe=recipe, on_progress=bar.update):
+            counts[problem.level] += 1
+            print(f"{problem.level}: {problem.path}: {problem.reason}")
+    print(f"{counts['error']} errors, {counts['note']} notes")
+    return 1 if counts["error"] else 0
+
+
+def _synth(arguments: argparse.Namespace) -> int:
+    from speechkit.data.synthetic import synthesize_corpus
+
+    facts = synthesize_corpus(
+        arguments.out,
+        num_voices=arguments.voices,
+        num_labelled_voices=arguments.labelled_voices,
+        labelled_minutes=arguments.labelled_minutes,
+        unlabelled_minutes=arguments.unlabelled_minutes,
+        dev_minutes=arguments.dev_minutes,
+        test_minutes=arguments.test_minutes,
+        seed=arguments.seed,
+        num_workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
+    for split, numbers in facts["splits"].items():
+        print(f"{split:<11} {numbers['utterances']:>5} utterances {numbers['minutes']:>6.1f} min", end=" ")
+        print(f"{len(numbers['speakers'])} speakers")
+    return 0

@@ -1,0 +1,51 @@
+"""`speechkit COMMAND ...`. Exit status 0: all done, 1: some inputs failed, 2: a wrong call."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import speechkit
+from speechkit.cli import configs, data, evaluate, train, transcribe
+
+_COMMANDS = {
+    "data": data,
+    "configs": configs,
+    "pretrain": train,
+    "finetune": train,
+    "evaluate": evaluate,
+    "transcribe": transcribe,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; every command has its own --help."""
+    parser = argparse.ArgumentParser(
+        prog="speechkit", description="From a folder of recordings to a recogniser that runs on a small device."
+    )
+    parser.add_argument("--version", action="version", version=f"speechkit {speechkit.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in _COMMANDS.items():
+        module.add_arguments(commands, name)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; wrong input is one line on standard error."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(arguments, "overrides"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    try:
+        return arguments.run(arguments)
+    except (ValueError, ImportError, OSError) as error:
+        if os.environ.get("SPEECHKIT_TRACEBACK"):
+            raise
+        print(f"speechkit {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT

@@ -1,0 +1,145 @@
+"""Cuts -> batches of waveforms and label ids. One item of the dataset is a whole batch, as a sampler draws it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from speechkit.audio import load_audio
+from speechkit.data.sampler import Draw
+from speechkit.text import Tokenizer
+
+if TYPE_CHECKING:
+    from lhotse import CutSet
+
+Perturbation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """What a training step sees; callbacks find here whatever they need of the batch."""
+
+    waveform: Tensor  # (B, N) in [-1, 1]
+    lengths: Tensor  # (B,) samples
+    targets: Tensor  # (B, U) label ids
+    target_lengths: Tensor  # (B,)
+    weights: Tensor  # (B,) 0 for fillers
+    loss_scale: float  # the loss of a step is loss_scale * sum(weights * losses)
+    ids: list[str]
+    texts: list[str]
+    speakers: list[str | None]
+
+    def to(self, device: Any, **kwargs: Any) -> "SpeechBatch":
+        """Moves the tensors; Lightning calls this."""
+        return self._map(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self) -> "SpeechBatch":
+        """Pins the tensors; the loader calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "SpeechBatch":
+        names = ("waveform", "lengths", "targets", "target_lengths", "weights")
+        return replace(self, **{name: function(getattr(self, name)) for name in names})
+
+
+class SpeechDataset(Dataset[SpeechBatch]):
+    """Decodes, perturbs and collates.
+
+    Args:
+        cuts: utterances, each with one supervision.
+        sample_rate_hz: rate of the waveforms.
+        tokenizer: text -> ids; none gives empty targets.
+        perturbations: applied to each waveform in order, with a generator seeded by (seed, epoch, index).
+        crop_seconds: a longer utterance is cut to a random span of this length (for training without text).
+        cache_bytes: decoded audio that is kept in memory.
+        seed: of perturbations and crops.
+    """
+
+    def __init__(
+        self,
+        cuts: "CutSet",
+        *,
+        sample_rate_hz: int,
+        tokenizer: Tokenizer | None = None,
+        perturbations: Sequence[Perturbation] = (),
+        crop_seconds: float | None = None,
+        cache_bytes: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.cuts = list(cuts)
+        self.sample_rate_hz, self.tokenizer, self.seed = sample_rate_hz, tokenizer, seed
+        self.perturbations, self.crop_seconds = tuple(perturbations), crop_seconds
+        self._targets = [self._encode(cut) for cut in self.cuts]
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_bytes_left = cache_bytes
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    @property
+    def durations_seconds(self) -> list[float]:
+        """Duration of each utterance as it will be drawn."""
+        limit = self.crop_seconds or float("inf")
+        return [min(cut.duration, limit) for cut in self.cuts]
+
+    def __getitem__(self, draws: list[Draw]) -> SpeechBatch:
+        """Draws of one batch -> the batch.
+
+        Raises:
+            AudioError: a file that cannot be decoded.
+        """
+        waveforms = [torch.from_numpy(self._waveform(draw)) for draw in draws]
+        targets = [self._targets[draw.index] for draw in draws]
+        supervisions = [self.cuts[draw.index].supervisions[0] for draw in draws]
+        return SpeechBatch(
+            waveform=pad_sequence(waveforms, batch_first=True),
+            lengths=torch.tensor([len(waveform) for waveform in waveforms]),
+            targets=pad_sequence(targets, batch_first=True),
+            target_lengths=torch.tensor([len(target) for target in targets]),
+            weights=torch.tensor([draw.weight for draw in draws]),
+            loss_scale=draws[0].loss_scale,
+            ids=[self.cuts[draw.index].id for draw in draws],
+            texts=[supervision.text or "" for supervision in supervisions],
+            speakers=[supervision.speaker for supervision in supervisions],
+        )
+
+    def _encode(self, cut: Any) -> Tensor:
+        if self.tokenizer is None:
+            return torch.zeros(0, dtype=torch.long)
+        text = cut.supervisions[0].text
+        if text is None:
+            raise ValueError(f"{cut.id}: has no `text`, which training with labels needs")
+        try:
+            return torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+        except ValueError as error:
+            raise ValueError(f"{cut.id}: {error}") from None
+
+    def _waveform(self, draw: Draw) -> np.ndarray:
+        samples = self._cache.get(draw.index)
+        if samples is None:
+            samples = self._load(draw.index)
+        generator = np.random.default_rng((self.seed, draw.epoch, draw.index))
+        if self.crop_seconds is not None and len(samples) > (wanted := round(self.crop_seconds * self.sample_rate_hz)):
+            start = int(generator.integers(len(samples) - wanted + 1))
+            samples = samples[start : start + wanted]
+        for perturb in self.perturbations:
+            samples = perturb(samples, generator)
+        return np.ascontiguousarray(samples, dtype=np.float32)
+
+    def _load(self, index: int) -> np.ndarray:
+        cut = self.cuts[index]
+        samples = load_audio(
+            cut.recording.sources[0].source,
+            self.sample_rate_hz,
+            offset_seconds=cut.start,
+            duration_seconds=cut.duration,
+        )
+        if samples.nbytes <= self._cache_bytes_left:
+            self._cache_bytes_left -= samples.nbytes
+            self._cache[index] = samples
+        return samples

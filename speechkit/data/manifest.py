@@ -1,0 +1,163 @@
+"""Manifests: JSON lines, one utterance a line, as NeMo writes them; held as lhotse cuts for training.
+
+    {"audio_filepath": "audio/a.flac", "duration": 3.2, "text": "hello", "speaker": "ann", "offset": 0.0}
+
+`audio_filepath` is relative to the manifest's folder, `duration` and `offset` are in seconds; only the path is required.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechkit.audio import read_audio_info
+
+if TYPE_CHECKING:
+    from lhotse import CutSet, MonoCut
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of a manifest, its path resolved; nothing of the audio was looked at."""
+
+    audio_path: Path
+    duration_seconds: float | None = None
+    text: str | None = None
+    speaker: str | None = None
+    offset_seconds: float = 0.0
+    id: str = ""
+
+
+def expand_path(path: str | os.PathLike[str]) -> Path:
+    """Expands ~ and environment variables.
+
+    Raises:
+        ValueError: a variable that is not set; the message names it.
+    """
+    text = os.path.expanduser(os.path.expandvars(str(path)))
+    if "$" in text:
+        name = text.split("$", 1)[1].lstrip("{").split("/")[0].split("}")[0]
+        raise ValueError(f"{path}: the environment variable {name} is not set; point it at the folder that is meant")
+    return Path(text)
+
+
+def read_utterances(path: str | os.PathLike[str]) -> list[Utterance]:
+    """Reads a manifest.
+
+    Raises:
+        ValueError: no such file, or a line that breaks the format; the message names file, line and rule.
+    """
+    return list(_iterate(expand_path(path)))
+
+
+def write_utterances(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> int:
+    """Writes a manifest, with audio paths relative to its folder where they lie below it. Returns the number of lines."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder, count = target.parent.resolve(), 0
+    partial = target.with_name(target.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for utterance in utterances:
+            audio = utterance.audio_path.resolve()
+            row: dict[str, Any] = {
+                "audio_filepath": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio)
+            }
+            if utterance.duration_seconds is not None:
+                row["duration"] = round(utterance.duration_seconds, 4)
+            if utterance.offset_seconds:
+                row["offset"] = round(utterance.offset_seconds, 4)
+            row.update({key: value for key in ("text", "speaker") if (value := getattr(utterance, key)) is not None})
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    os.replace(partial, target)
+    return count
+
+
+def read_cuts(path: str | os.PathLike[str]) -> "CutSet":
+    """A manifest, or a file of lhotse cuts, as a lhotse `CutSet` held in memory.
+
+    Each file's header is read, so a missing file is found here and not in mid-training.
+
+    Raises:
+        ValueError: as `read_utterances`; `AudioError` for a file that is missing or not audio.
+    """
+    from lhotse import CutSet
+
+    target = expand_path(path)
+    if target.name.endswith(".jsonl.gz"):
+        if not target.is_file():
+            raise ValueError(f"{target}: no such manifest")
+        return CutSet.from_file(target).to_eager()
+    return CutSet.from_cuts(_to_cut(utterance) for utterance in _iterate(target))
+
+
+def _iterate(path: Path) -> Iterator[Utterance]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such manifest")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield _parse(json.loads(line), path, number)
+                except (json.JSONDecodeError, UnicodeDecodeError):
+                    raise ValueError(
+                        f"{path}:{number}: each line must be a JSON object, got {line.strip()[:60]!r}"
+                    ) from None
+
+
+def _parse(row: Any, path: Path, number: int) -> Utterance:
+    if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str):
+        raise ValueError(f"{path}:{number}: `audio_filepath` must name a file, got {str(row)[:60]}")
+    for key in ("duration", "offset"):
+        value = row.get(key)
+        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
+            raise ValueError(f"{path}:{number}: `{key}` must be seconds, at least 0, got {value!r}")
+    text = row.get("text")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"{path}:{number}: `text` must be a string, got {text!r}")
+    audio = path.parent / expand_path(row["audio_filepath"])
+    offset = float(row.get("offset") or 0.0)
+    speaker = row.get("speaker")
+    return Utterance(
+        audio_path=audio,
+        duration_seconds=row.get("duration"),
+        text=text,
+        speaker=None if speaker is None else str(speaker),
+        offset_seconds=offset,
+        id=f"{row['audio_filepath']}@{offset:g}" if offset else row["audio_filepath"],
+    )
+
+
+def _to_cut(utterance: Utterance) -> "MonoCut":
+    from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+
+    info = read_audio_info(utterance.audio_path)
+    recording = Recording(
+        id=utterance.id,
+        sources=[AudioSource(type="file", channels=[0], source=str(utterance.audio_path))],
+        sampling_rate=info.sample_rate_hz,
+        num_samples=info.num_samples,
+        duration=info.duration_seconds,
+    )
+    remaining = info.duration_seconds - utterance.offset_seconds
+    duration = remaining if utterance.duration_seconds is None else min(utterance.duration_seconds, remaining)
+    if duration <= 0:
+        raise ValueError(f"{utterance.audio_path}: no audio at offset {utterance.offset_seconds} s")
+    supervision = SupervisionSegment(
+        id=utterance.id,
+        recording_id=utterance.id,
+        start=0.0,
+        duration=duration,
+        text=utterance.text,
+        speaker=utterance.speaker,
+    )
+    return MonoCut(
+        id=utterance.id,
+        start=utterance.offset_seconds,
+        duration=duration,
+        channel=0,
+        recording=recording,
+        supervisions=[supervision],
+    )

@@ -1,0 +1,58 @@
+"""Word and character error rates with their counts, and the uncertainty of a small test set."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+
+class ErrorCounts(NamedTuple):
+    """Edits that turn a reference into a hypothesis, and the reference's length."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    length: int
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+
+class ErrorRate(NamedTuple):
+    """Errors over reference length of a whole set, with a 95 % interval; fractions."""
+
+    value: float
+    interval: tuple[float, float]
+    counts: ErrorCounts
+
+
+def count_errors(reference: Sequence, hypothesis: Sequence) -> ErrorCounts:
+    """Levenshtein edits between two sequences (of words, or a string's characters)."""
+    kinds = [operation.tag for operation in Levenshtein.editops(reference, hypothesis)]
+    return ErrorCounts(kinds.count("replace"), kinds.count("delete"), kinds.count("insert"), len(reference))
+
+
+def error_rate(counts: Sequence[ErrorCounts], *, seed: int = 0) -> ErrorRate:
+    """Pools the counts of utterances.
+
+    Raises:
+        ValueError: the references are empty altogether.
+    """
+    total = ErrorCounts(*(sum(column) for column in zip(*counts, strict=True))) if counts else ErrorCounts(0, 0, 0, 0)
+    if total.length == 0:
+        raise ValueError("`counts` must hold at least one reference symbol, got none.")
+    return ErrorRate(total.errors / total.length, bootstrap_interval(counts, seed=seed), total)
+
+
+def bootstrap_interval(
+    counts: Sequence[ErrorCounts], *, num_samples: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap over utterances (Bisani and Ney 2004): the interval of the pooled error rate."""
+    errors = np.array([count.errors for count in counts])
+    lengths = np.array([count.length for count in counts])
+    draws = np.random.default_rng(seed).integers(len(counts), size=(num_samples, len(counts)))
+    rates = errors[draws].sum(axis=1) / np.maximum(lengths[draws].sum(axis=1), 1)
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

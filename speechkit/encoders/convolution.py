@@ -1,0 +1,49 @@
+"""Convolution over time that sees the mask, channels first: (x (B, C, T), lengths) -> (y (B, C', T'), lengths)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechkit.masking import length_mask
+
+
+def strided_lengths(lengths: Tensor, stride: int) -> Tensor:
+    """ceil(length / stride): (B,) -> (B,)."""
+    return (lengths + stride - 1).div(stride, rounding_mode="floor")
+
+
+class MaskedConv1d(nn.Module):
+    """A convolution that keeps T (divided by the stride, rounded up) and reads zeros beyond each utterance's end.
+
+    Without the mask, an utterance in a longer batch would read whatever earlier layers left in its padding.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: taps; centred, with the extra one on the right where it is even.
+        stride: step in frames.
+        groups: as in `torch.nn.Conv1d`.
+        bias: add a bias.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if kernel_size < 1 or stride < 1:
+            raise ValueError(f"`kernel_size` and `stride` must be positive, got {kernel_size} and {stride}.")
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
+        self.stride = stride
+        self._padding = ((kernel_size - 1) // 2, kernel_size // 2)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T), (B,) -> (B, C', ceil(T / stride)), (B,)."""
+        if self._padding != (0, 0):
+            x = x.masked_fill(~length_mask(lengths, x.shape[2])[:, None, :], 0.0)
+        return self.conv(F.pad(x, self._padding)), strided_lengths(lengths, self.stride)

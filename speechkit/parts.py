@@ -1,0 +1,79 @@
+"""A built part <-> its description `{class_path, init_args}`, the same form that YAML uses.
+
+Every part keeps each constructor argument in an attribute of the same name (scikit-learn's convention), so a
+description needs nothing but the object. Building refuses classes from outside trusted packages: a description may
+come from a stranger.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def describe(part: object) -> dict[str, Any]:
+    """The description from which `build` makes an equal part (weights apart).
+
+    Raises:
+        ValueError: a constructor argument is not kept in an attribute of the same name.
+    """
+    cls = type(part)
+    init_args = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if not hasattr(part, name):
+            raise ValueError(f"{cls.__name__} must keep its argument `{name}` in an attribute of that name.")
+        value = getattr(part, name)
+        if parameter.default is inspect.Parameter.empty or not _is_default(value, parameter.default):
+            init_args[name] = _describe_value(value)
+    return {"class_path": _public_path(cls), "init_args": init_args}
+
+
+def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = ("speechkit",)) -> Any:
+    """Imports the class and calls it with its arguments, nested descriptions first.
+
+    Raises:
+        ValueError: not a description, a class outside `trusted_packages`, or arguments the class refuses.
+    """
+    path = description.get("class_path")
+    if not isinstance(path, str) or "." not in path:
+        raise ValueError(f"`class_path` must name a class as package.Class, got {path!r}.")
+    if path.split(".")[0] not in trusted_packages:
+        raise ValueError(f"`class_path` must lie in a trusted package ({', '.join(trusted_packages)}), got {path!r}.")
+    module_name, class_name = path.rsplit(".", 1)
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError):
+        raise ValueError(f"`class_path` names no class of this version: {path!r}.") from None
+    if not inspect.isclass(cls):
+        raise ValueError(f"`class_path` must name a class, got {path!r}.")
+    init_args = {
+        name: build(value, trusted_packages=trusted_packages) if _is_description(value) else value
+        for name, value in (description.get("init_args") or {}).items()
+    }
+    try:
+        return cls(**init_args)
+    except TypeError as error:
+        raise ValueError(f"`init_args` of {path}: {error}") from None
+
+
+def _is_description(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and value == default
+
+
+def _describe_value(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_describe_value(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return describe(value)
+
+
+def _public_path(cls: type) -> str:
+    """speechkit.features.mfb.MFB -> speechkit.features.MFB: the path that survives a moved file."""
+    package = ".".join(cls.__module__.split(".")[:2])
+    public = getattr(importlib.import_module(package), cls.__qualname__, None)
+    return f"{package if public is cls else cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,6 @@
+"""LightningModules that compose built parts: contrastive pretraining and recognition."""
+
+from speechkit.tasks.pretraining import ContrastivePretraining
+from speechkit.tasks.recognition import Recognition
+
+__all__ = ["ContrastivePretraining", "Recognition"]

@@ -1,0 +1,96 @@
+"""Contrastive predictive coding: an encoder learns from audio alone (van den Oord et al. 2018, arXiv 1807.03748)."""
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from speechkit.bundle import Bundle
+from speechkit.data import SpeechBatch
+from speechkit.heads import StepPredictors
+from speechkit.losses import draw_negatives, infonce
+from speechkit.losses.infonce import InfoNCE
+from speechkit.tasks.optimization import adamw_warmup_cosine
+from speechkit.tasks.recognition import check_dimensions
+
+
+class ContrastivePretraining(lightning.LightningModule):
+    """CPC: the context at t tells the latents at t + 1 .. t + K from negatives. Seams: `front_end`, `encoder`, `head`.
+
+    Args:
+        front_end: waveform -> features.
+        encoder: one with `latents` and a causal `context`, such as `ConvGRUEncoder`.
+        num_steps: K, how far ahead.
+        num_negatives: size of each utterance's pool.
+        negatives: "same_utterance", "other_utterances" or "mixed".
+        temperature: of the cosine scores.
+        learning_rate: peak of AdamW's rate.
+        weight_decay: on matrices.
+        warmup_fraction: share of the training in which the rate rises.
+
+    Raises:
+        ValueError: an encoder that sees the future, or whose input is not the front end's output.
+    """
+
+    monitor = "val_loss"  # what the best checkpoint has least of
+
+    def __init__(
+        self,
+        *,
+        front_end: nn.Module,
+        encoder: nn.Module,
+        num_steps: int = 6,
+        num_negatives: int = 128,
+        negatives: str = "same_utterance",
+        temperature: float = 0.1,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup_fraction: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_dimensions(front_end, encoder)
+        if not hasattr(encoder, "latents") or getattr(encoder, "bidirectional", False):
+            raise ValueError("`encoder` must have latents and a causal context (ConvGRUEncoder, bidirectional: false).")
+        self.front_end, self.encoder = front_end, encoder
+        self.head = StepPredictors(context_dim=encoder.output_dim, latent_dim=encoder.latent_dim, num_steps=num_steps)
+        self.num_negatives, self.negatives, self.temperature = num_negatives, negatives, temperature
+        self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> InfoNCE:
+        """waveform (B, N) in [-1, 1], lengths (B,) in samples -> loss and accuracy of each utterance."""
+        latents, frames = self.encoder.latents(*self.front_end(waveform, lengths))
+        context, _ = self.encoder.context(latents, frames)
+        pool = draw_negatives(frames, self.num_negatives, source=self.negatives)
+        return infonce(self.head(context), latents, frames, pool, temperature=self.temperature)
+
+    def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
+        """The mean over the joined batch of each utterance's InfoNCE."""
+        result = self(batch.waveform, batch.lengths)
+        loss = batch.loss_scale * (batch.weights * result.loss).sum()
+        self._log("train", loss.detach(), result, batch)
+        return loss
+
+    def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(batch_idx)  # the same negatives at every validation
+            result = self(batch.waveform, batch.lengths)
+        self._log("val", (batch.weights * result.loss).sum() / batch.weights.sum().clamp(min=1), result, batch)
+
+    def _log(self, stage: str, loss: Tensor, result: InfoNCE, batch: SpeechBatch) -> None:
+        accuracy = (batch.weights * result.accuracy).sum() / batch.weights.sum().clamp(min=1)
+        for name, value in ((f"{stage}_loss", loss), (f"{stage}_accuracy", accuracy)):
+            self.log(name, value, prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        return adamw_warmup_cosine(
+            self,
+            total_steps=self.trainer.estimated_stepping_batches,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_fraction=self.warmup_fraction,
+        )
+
+    def bundle(self, card: str = "") -> Bundle:
+        """The pretrained encoder and its front end."""
+        return Bundle(self.front_end, self.encoder, card=card)

@@ -1,0 +1,151 @@
+"""Recognition: front end -> encoder -> CTC head, trained on utterances with text."""
+
+import logging
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from speechkit.bundle import Bundle, load_bundle
+from speechkit.data import SpeechBatch
+from speechkit.decoding import count_errors, greedy_decode
+from speechkit.heads import CTCHead
+from speechkit.losses import CTCLoss, ctc_feasible
+from speechkit.parts import describe
+from speechkit.tasks.optimization import adamw_warmup_cosine
+from speechkit.text import Tokenizer, normalize_text
+
+_log = logging.getLogger(__name__)
+
+
+class Recognition(lightning.LightningModule):
+    """CTC training. Seams for callbacks: `front_end`, `encoder`, `encoder.layers.N`, `head`, `loss`.
+
+    Args:
+        front_end: waveform -> features; see `speechkit.features`.
+        encoder: features -> representations; see `speechkit.encoders`.
+        tokenizer: text <-> labels, fitted.
+        encoder_from: bundle of a pretrained encoder whose weights are the start.
+        head_dropout: on the input of the head.
+        learning_rate: peak of AdamW's rate.
+        weight_decay: on matrices.
+        warmup_fraction: share of the training in which the rate rises.
+    """
+
+    monitor = "val_wer"  # what the best checkpoint has least of
+
+    def __init__(
+        self,
+        *,
+        front_end: nn.Module,
+        encoder: nn.Module,
+        tokenizer: Tokenizer,
+        encoder_from: str | None = None,
+        head_dropout: float = 0.1,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup_fraction: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_dimensions(front_end, encoder)
+        self.front_end, self.encoder, self.tokenizer = front_end, encoder, tokenizer
+        self.head = CTCHead(input_dim=encoder.output_dim, vocab_size=tokenizer.vocab_size, dropout=head_dropout)
+        self.loss = CTCLoss(blank=tokenizer.blank_id)
+        self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
+        if encoder_from is not None:
+            load_pretrained_encoder(encoder_from, front_end, encoder)
+        self._warned_infeasible: set[str] = set()
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """waveform (B, N) in [-1, 1], lengths (B,) in samples -> logits (B, T', V), frames (B,)."""
+        return self.head(*self.encoder(*self.front_end(waveform, lengths)))
+
+    def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
+        """The mean over the joined batch of each utterance's loss per label."""
+        logits, frames = self(batch.waveform, batch.lengths)
+        losses = self.loss(logits, batch.targets, frames, batch.target_lengths)
+        self._name_infeasible(batch, frames)
+        loss = batch.loss_scale * (batch.weights * losses).sum()
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._counts = torch.zeros(5, dtype=torch.float64)  # loss, word errors, words, character errors, characters
+
+    def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
+        logits, frames = self(batch.waveform, batch.lengths)
+        losses = self.loss(logits, batch.targets, frames, batch.target_lengths)
+        paths = greedy_decode(logits, frames, blank=self.tokenizer.blank_id)
+        counts = torch.zeros(5, dtype=torch.float64)
+        for path, text, loss, weight in zip(paths, batch.texts, losses.tolist(), batch.weights.tolist(), strict=True):
+            reference, hypothesis = normalize_text(text), self.tokenizer.decode(path)
+            words, characters = count_errors(reference.split(), hypothesis.split()), count_errors(reference, hypothesis)
+            row = [loss * words.length, words.errors, words.length, characters.errors, characters.length]
+            counts += weight * torch.tensor(row, dtype=torch.float64)
+        self._counts += counts
+
+    def on_validation_epoch_end(self) -> None:
+        counts = self.trainer.strategy.reduce(self._counts.float().to(self.device), reduce_op="sum")
+        words, characters = counts[2].clamp(min=1), counts[4].clamp(min=1)
+        self.log("val_loss", counts[0] / words, rank_zero_only=True)
+        self.log("val_wer", counts[1] / words, prog_bar=True, rank_zero_only=True)
+        self.log("val_cer", counts[3] / characters, prog_bar=True, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        return adamw_warmup_cosine(
+            self,
+            total_steps=self.trainer.estimated_stepping_batches,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_fraction=self.warmup_fraction,
+        )
+
+    def bundle(self, card: str = "") -> Bundle:
+        """What inference needs of this task."""
+        return Bundle(self.front_end, self.encoder, self.head, self.tokenizer, card)
+
+    def _name_infeasible(self, batch: SpeechBatch, frames: Tensor) -> None:
+        """Says once which utterances have no alignment and so teach nothing."""
+        feasible = ctc_feasible(batch.targets, frames, batch.target_lengths)
+        if bool(feasible.all()):
+            return
+        for name, good in zip(batch.ids, feasible.tolist(), strict=True):
+            if not good and name not in self._warned_infeasible:
+                self._warned_infeasible.add(name)
+                _log.warning("%s: shorter than its text (T' < U + repeats), so its loss counts as 0", name)
+
+
+def check_dimensions(front_end: nn.Module, encoder: nn.Module) -> None:
+    """Raises ValueError where the encoder does not take what the front end gives."""
+    if encoder.input_dim != front_end.num_features:
+        raise ValueError(
+            f"`encoder.input_dim` must equal the number of features, {front_end.num_features}, got {encoder.input_dim}."
+        )
+
+
+def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module) -> None:
+    """Copies the weights of a bundle's encoder, and the statistics of its front end.
+
+    Raises:
+        ValueError: not a bundle, or parts that were built with other arguments (dropout aside); it names them.
+    """
+    pretrained = load_bundle(path)
+    for name, own, other in (("front_end", front_end, pretrained.front_end), ("encoder", encoder, pretrained.encoder)):
+        differences = _differences(describe(other), describe(own))
+        if differences:
+            raise ValueError(
+                f"`encoder_from` {path}: its {name} was built with other arguments: {'; '.join(differences)}."
+            )
+        own.load_state_dict(other.state_dict())
+
+
+def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = [key for key in {**theirs, **ours} if key != "dropout"]
+        return [
+            line
+            for key in keys
+            for line in _differences(theirs.get(key, "default"), ours.get(key, "default"), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if theirs == ours else [f"{name.replace('init_args.', '')} is {theirs} there and {ours} here"]

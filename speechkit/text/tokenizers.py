@@ -1,0 +1,177 @@
+"""Tokenizers: normalised text <-> label ids. Id 0 is the CTC blank in all of them, so labels start at 1.
+
+Each is fitted once on training texts (`fit`). What the constructor's arguments do not hold travels as `files`.
+"""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+
+from speechkit.text.normalization import normalize_text
+
+
+class Tokenizer(ABC):
+    """Maps text to label ids and back; `blank_id` is 0."""
+
+    blank_id = 0
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of ids, blank included; 1 means not fitted yet."""
+
+    @abstractmethod
+    def fit(self, texts: Iterable[str]) -> None:
+        """Chooses the vocabulary from training texts."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Normalises and encodes.
+
+        Raises:
+            ValueError: the text needs a symbol that the vocabulary lacks; the message names it.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Label ids (no blanks, repeats already collapsed) -> text."""
+
+    def files(self) -> dict[str, bytes]:
+        """What a bundle must hold besides the constructor's arguments: name -> content. Nothing, unless overridden."""
+        return {}
+
+    def load_files(self, files: Mapping[str, bytes]) -> None:  # noqa: B027
+        """Takes back what `files` gave."""
+
+
+class _SymbolTokenizer(Tokenizer):
+    """A list of symbols; the id of a symbol is its place plus one."""
+
+    kind: str
+
+    def __init__(self, symbols: Iterable[str] = ()) -> None:
+        self._set_symbols(symbols)
+
+    def _set_symbols(self, symbols: Iterable[str]) -> None:
+        self.symbols = list(symbols)
+        if len(set(self.symbols)) != len(self.symbols):
+            raise ValueError(f"`symbols` must not repeat, got {self.symbols}.")
+        self._ids = {symbol: place + 1 for place, symbol in enumerate(self.symbols)}
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.symbols) + 1
+
+    def fit(self, texts: Iterable[str]) -> None:
+        self._set_symbols(sorted({symbol for text in texts for symbol in self._split(normalize_text(text))}))
+
+    def encode(self, text: str) -> list[int]:
+        symbols = self._split(normalize_text(text))
+        unknown = sorted({symbol for symbol in symbols if symbol not in self._ids})
+        if unknown:
+            raise ValueError(f"the tokenizer lacks the {self.kind}(s) {', '.join(map(repr, unknown))} of {text!r}")
+        return [self._ids[symbol] for symbol in symbols]
+
+    def _split(self, text: str) -> list[str]:
+        raise NotImplementedError
+
+
+class CharTokenizer(_SymbolTokenizer):
+    """One label a character, the space included.
+
+    Args:
+        symbols: the characters; empty means that they are taken from the training texts.
+    """
+
+    kind = "character"
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join("".join(self.symbols[label - 1] for label in ids).split())
+
+    def _split(self, text: str) -> list[str]:
+        return list(text)
+
+
+class WordTokenizer(_SymbolTokenizer):
+    """One label a word: for small closed vocabularies (commands, digits).
+
+    Args:
+        symbols: the words; empty means that they are taken from the training texts.
+    """
+
+    kind = "word"
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self.symbols[label - 1] for label in ids)
+
+    def _split(self, text: str) -> list[str]:
+        return text.split()
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Sub-word pieces (Kudo and Richardson 2018, arXiv 1808.06226), trained on the training texts.
+
+    Args:
+        num_pieces: size of the vocabulary, the unknown piece included, the blank not.
+        model_type: "unigram" or "bpe".
+    """
+
+    def __init__(self, num_pieces: int = 256, model_type: str = "unigram") -> None:
+        if model_type not in ("unigram", "bpe"):
+            raise ValueError(f'`model_type` must be "unigram" or "bpe", got {model_type!r}.')
+        self.num_pieces, self.model_type = num_pieces, model_type
+        self._model = b""
+        self._processor = None
+
+    def _set_model(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @property
+    def vocab_size(self) -> int:
+        return 1 if self._processor is None else self._processor.get_piece_size() + 1
+
+    def fit(self, texts: Iterable[str]) -> None:
+        import sentencepiece
+
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter([normalize_text(text) for text in texts]),
+                model_writer=model,
+                vocab_size=self.num_pieces,
+                model_type=self.model_type,
+                character_coverage=1.0,
+                bos_id=-1,
+                eos_id=-1,
+                unk_id=0,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = str(error).rsplit("] ", 1)[-1].strip()
+            raise ValueError(
+                f"`num_pieces` does not suit the training texts, got {self.num_pieces}: {reason}"
+            ) from None
+        self._set_model(model.getvalue())
+
+    def encode(self, text: str) -> list[int]:
+        assert self._processor is not None, "fit or load the tokenizer first"
+        pieces = self._processor.encode(normalize_text(text))
+        if 0 in pieces:
+            known = {character for piece in range(1, self._processor.get_piece_size())
+                     for character in self._processor.id_to_piece(piece)}  # fmt: skip
+            unknown = sorted(set(normalize_text(text)) - known - {" "})
+            raise ValueError(f"the tokenizer lacks the character(s) {', '.join(map(repr, unknown))} of {text!r}")
+        return [piece + 1 for piece in pieces]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        assert self._processor is not None, "fit or load the tokenizer first"
+        return self._processor.decode([label - 1 for label in ids if label > 1])
+
+    def files(self) -> dict[str, bytes]:
+        return {"tokens.model": self._model}
+
+    def load_files(self, files: Mapping[str, bytes]) -> None:
+        self._set_model(files["tokens.model"])
