@@ -116,13 +116,15 @@ def train(
         if isinstance(callback, StepSeed):
             callback.seed = cli.config.seed_everything or 0
     best = _keep_best(trainer, folder, task_class.monitor) if data.dev else None
+    if not data.dev:
+        trainer.limit_val_batches = 0
     if trainer.is_global_zero:
         _record(folder, cli)
     _fit_global_cmvn(task, data)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    trainer.save_checkpoint(last)
+    trainer.save_checkpoint(last, weights_only=False)
     if best is not None and best.best_model_path:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
         task.load_state_dict(state)
@@ -139,12 +141,13 @@ def _trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, 
         save_on_train_epoch_end=False,
         enable_version_counter=False,
     )
+    starts = len(list((folder / "logs").glob("*")))  # a resumed run adds its own logs
     defaults: dict[str, Any] = {
         "default_root_dir": str(folder),
         "logger": [
             {
                 "class_path": f"{kind.__module__}.{kind.__qualname__}",
-                "init_args": {"save_dir": str(folder), "name": "", "version": "logs"},
+                "init_args": {"save_dir": str(folder), "name": "logs", "version": f"start-{starts}"},
             }
             for kind in (CSVLogger, TensorBoardLogger)
         ],
@@ -235,12 +238,14 @@ def _quieten() -> None:
         "LightningCLI's args parameter is intended to run",
         "You're resuming from a checkpoint that ended before",  # the sampler resumes, see SpeechDataModule.state_dict
         "The '.*dataloader' does not have many workers",  # decoded audio is cached
+        "Be aware that when using `ckpt_path`",  # another --checkpoint-every is no other training
         "Checkpoint directory .* exists and is not empty",
         ".*isn't allowed to be set to .use_distributed_sampler",
         "The number of training batches .* is smaller than the logging interval",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ A zipped bundle is read in memory: nothing of it is ever written to disk.
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -119,6 +120,8 @@ def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> 
         raise ValueError(f"model.safetensors is damaged ({error})") from None
     modules = {name: build(config[name], trusted_packages=trusted_packages) for name in _MODULES if config.get(name)}
     for name, module in modules.items():
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"`{name}` must be a module, got {type(module).__name__}")
         own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
         try:
             module.load_state_dict(own)
@@ -128,6 +131,8 @@ def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> 
     tokenizer = None
     if config.get("tokenizer"):
         tokenizer = build(config["tokenizer"], trusted_packages=trusted_packages)
+        if not isinstance(tokenizer, Tokenizer):
+            raise ValueError(f"`tokenizer` must be a Tokenizer, got {type(tokenizer).__name__}")
         tokenizer.load_files(files)
     card = files.get("card.md", b"").decode("utf-8", errors="replace")
     return Bundle(modules["front_end"], modules["encoder"], modules.get("head"), tokenizer, card)
@@ -152,7 +157,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             prefix = f"{roots.pop()}/" if len(roots) == 1 and "config.yaml" not in roots else ""
             names = {member.filename.removeprefix(prefix): member for member in members}
             return {name: archive.read(names[name]) for name in _KNOWN_FILES if name in names}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: damaged or not a .zip archive ({error})") from None
 
 

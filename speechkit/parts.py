@@ -34,7 +34,7 @@ def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = (
     Raises:
         ValueError: not a description, a class outside `trusted_packages`, or arguments the class refuses.
     """
-    path = description.get("class_path")
+    path = description.get("class_path") if isinstance(description, Mapping) else description
     if not isinstance(path, str) or "." not in path:
         raise ValueError(f"`class_path` must name a class as package.Class, got {path!r}.")
     if path.split(".")[0] not in trusted_packages:
@@ -44,20 +44,22 @@ def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = (
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
         raise ValueError(f"`class_path` names no class of this version: {path!r}.") from None
-    if not inspect.isclass(cls):
-        raise ValueError(f"`class_path` must name a class, got {path!r}.")
-    init_args = {
-        name: build(value, trusted_packages=trusted_packages) if _is_description(value) else value
-        for name, value in (description.get("init_args") or {}).items()
-    }
+    if not inspect.isclass(cls) or cls.__module__.split(".")[0] not in trusted_packages:
+        raise ValueError(f"`class_path` must name a class of a trusted package, got {path!r}.")
+    init_args = description.get("init_args") or {}
+    if not isinstance(init_args, Mapping) or not all(isinstance(name, str) for name in init_args):
+        raise ValueError(f"`init_args` of {path} must map names to values, got {init_args!r}.")
+    built = {name: _build_value(value, trusted_packages) for name, value in init_args.items()}
     try:
-        return cls(**init_args)
-    except TypeError as error:
-        raise ValueError(f"`init_args` of {path}: {error}") from None
+        return cls(**built)
+    except (TypeError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:  # values of a wrong kind
+        raise ValueError(f"`init_args` of {path}: {' '.join(str(error).split())}") from None
 
 
-def _is_description(value: Any) -> bool:
-    return isinstance(value, Mapping) and "class_path" in value
+def _build_value(value: Any, trusted_packages: Sequence[str]) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return build(value, trusted_packages=trusted_packages)
+    return [_build_value(item, trusted_packages) for item in value] if isinstance(value, list) else value
 
 
 def _is_default(value: Any, default: Any) -> bool:

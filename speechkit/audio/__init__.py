@@ -1,13 +1,21 @@
 """Decoding files, resampling, waveform perturbation: everything that happens before a waveform is a tensor."""
 
 from speechkit.audio.files import AudioError, AudioInfo, find_audio_files, load_audio, read_audio_info, resample
-from speechkit.audio.perturbation import GainPerturbation, NoisePerturbation, SpeedPerturbation
+from speechkit.audio.perturbation import (
+    GainPerturbation,
+    NoisePerturbation,
+    PausePerturbation,
+    Perturbation,
+    SpeedPerturbation,
+)
 
 __all__ = [
     "AudioError",
     "AudioInfo",
     "GainPerturbation",
     "NoisePerturbation",
+    "PausePerturbation",
+    "Perturbation",
     "SpeedPerturbation",
     "find_audio_files",
     "load_audio",

@@ -14,8 +14,11 @@ import numpy as np
 import soundfile
 import soxr
 
+from speechkit.audio.truncation import missing_bytes
+
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif", ".au", ".wma", ".webm")
 AUDIOREAD_SUFFIXES = (".m4a", ".aac", ".wma", ".webm", ".mp4")
+_UNKNOWN_FRAMES = (1 << 63) - 1  # libsndfile's SF_COUNT_MAX
 
 
 class AudioError(ValueError):
@@ -38,17 +41,17 @@ def read_audio_info(path: str | os.PathLike[str]) -> AudioInfo:
     """Reads the header only.
 
     Raises:
-        AudioError: the file is missing, empty or not audio.
+        AudioError: the file is missing, empty, not audio, or shorter than it declares (as far as its container tells).
     """
     _check_file(path)
     try:
-        info = soundfile.info(str(path))
+        with soundfile.SoundFile(str(path)) as file:
+            return AudioInfo(file.samplerate, _count_frames(file), file.channels)
     except soundfile.LibsndfileError as error:
         if str(path).lower().endswith(AUDIOREAD_SUFFIXES):
             samples, rate = _read_with_librosa(path)
             return AudioInfo(rate, samples.shape[0], samples.shape[1])
         raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
-    return AudioInfo(info.samplerate, info.frames, info.channels)
 
 
 def load_audio(
@@ -65,7 +68,11 @@ def load_audio(
 
     Raises:
         AudioError: missing, empty, not audio, truncated, or with samples that are not finite.
+        ValueError: a negative offset or duration.
     """
+    if offset_seconds < 0 or (duration_seconds is not None and duration_seconds < 0):
+        span = f"{offset_seconds} and {duration_seconds}"
+        raise ValueError(f"`offset_seconds` and `duration_seconds` must be at least 0, got {span}.")
     _check_file(path)
     try:
         samples, rate = _read_with_soundfile(path, offset_seconds, duration_seconds)
@@ -115,10 +122,19 @@ def _check_file(path: str | os.PathLike[str]) -> None:
         raise AudioError(f"{path}: no such file")
     if os.path.getsize(path) == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
+    if missing := missing_bytes(path):
+        raise AudioError(f"{path}: truncated, it lacks at least {missing} bytes that it declares")
 
 
 def _reason(error: Exception) -> str:
     return str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
+
+
+def _count_frames(file: soundfile.SoundFile) -> int:
+    """Samples of each channel that the header declares."""
+    if file.frames == _UNKNOWN_FRAMES:
+        raise AudioError(f"{file.name}: does not declare its length, as when written to a pipe; encode it to a file")
+    return file.frames
 
 
 def _read_with_soundfile(
@@ -126,10 +142,10 @@ def _read_with_soundfile(
 ) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(str(path)) as file:
         rate = file.samplerate
-        start = round(offset_seconds * rate)
-        if start > file.frames:
-            raise AudioError(f"{path}: offset {offset_seconds} s is past its end ({file.frames / rate:.3f} s)")
-        wanted = file.frames - start
+        num_frames, start = _count_frames(file), round(offset_seconds * rate)
+        if start > num_frames:
+            raise AudioError(f"{path}: offset {offset_seconds} s is past its end ({num_frames / rate:.3f} s)")
+        wanted = num_frames - start
         if duration_seconds is not None:
             wanted = min(wanted, round(duration_seconds * rate))
         if start:

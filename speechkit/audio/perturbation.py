@@ -1,14 +1,24 @@
-"""Waveform perturbations: callables `(samples (N,), generator) -> samples`, drawn anew for each utterance and epoch.
+"""Waveform perturbations: `(samples (N,), generator) -> samples`, drawn anew for each utterance and epoch.
 
 They run in the data workers on numpy arrays. Each draws only from the generator it is handed, so an epoch is the
 same whatever the number of workers, and after a resume.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import soxr
 
 
-class SpeedPerturbation:
+class Perturbation(ABC):
+    """Changes a waveform at random."""
+
+    @abstractmethod
+    def __call__(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Samples (N,) in [-1, 1] -> samples (N',), all randomness drawn from the generator."""
+
+
+class SpeedPerturbation(Perturbation):
     """Resamples by a random factor, which moves tempo and pitch together (Ko et al. 2015, "Audio augmentation").
 
     Args:
@@ -31,7 +41,7 @@ class SpeedPerturbation:
         return soxr.resample(samples, hundredths, 100, quality="MQ")
 
 
-class GainPerturbation:
+class GainPerturbation(Perturbation):
     """Scales by a gain drawn uniformly in decibels; the result is not clipped."""
 
     def __init__(self, low_db: float = -12.0, high_db: float = 6.0) -> None:
@@ -44,7 +54,7 @@ class GainPerturbation:
         return (samples * np.float32(gain)).astype(np.float32)
 
 
-class NoisePerturbation:
+class NoisePerturbation(Perturbation):
     """Adds noise of a random colour (spectrum 1/f^a, a in [0, 1.5]) at a random signal-to-noise ratio.
 
     Args:
@@ -69,3 +79,43 @@ class NoisePerturbation:
         signal_power = float(np.mean(samples.astype(np.float64) ** 2))
         scale = np.sqrt(signal_power / (np.mean(noise**2) * 10.0 ** (snr_db / 10.0) + 1e-20))
         return (samples + scale * noise).astype(np.float32)
+
+
+class PausePerturbation(Perturbation):
+    """Lengthens pauses: inserts quiet at quiet places, so that a word's neighbourhood of silence tells nothing of it.
+
+    A model trained on few utterances otherwise learns what tends to come first, or behind a long pause. What is
+    inserted is the utterance's own quietest stretch, mirrored to any length.
+
+    Args:
+        max_pauses: how many places at most.
+        max_seconds: longest insertion.
+        probability: of an utterance being perturbed.
+        sample_rate_hz: rate of the waveform, which gives `max_seconds` its meaning.
+    """
+
+    def __init__(
+        self, max_pauses: int = 3, max_seconds: float = 0.8, probability: float = 0.5, sample_rate_hz: int = 16000
+    ) -> None:
+        if max_pauses < 1 or max_seconds <= 0:
+            raise ValueError(f"`max_pauses` and `max_seconds` must be positive, got {max_pauses} and {max_seconds}.")
+        self.max_pauses, self.max_seconds, self.probability = max_pauses, max_seconds, probability
+        self.sample_rate_hz = sample_rate_hz
+
+    def __call__(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        frame = self.sample_rate_hz // 20  # 50 ms
+        if generator.random() >= self.probability or len(samples) < 4 * frame:
+            return samples
+        energy = np.square(samples[: len(samples) // frame * frame]).reshape(-1, frame).mean(axis=1)
+        quietest = int(np.argmin(energy))
+        quiet = samples[quietest * frame : (quietest + 1) * frame]
+        loop = np.concatenate([quiet, quiet[::-1]])
+        candidates = np.flatnonzero(energy <= np.quantile(energy, 0.25))
+        places = np.unique(generator.choice(candidates, size=generator.integers(1, self.max_pauses + 1)))
+        parts, done = [], 0
+        for place in places:
+            cut = int(place) * frame + frame // 2
+            length = int(generator.uniform(0.0, self.max_seconds) * self.sample_rate_hz)
+            parts += [samples[done:cut], np.resize(loop, length)]
+            done = cut
+        return np.concatenate([*parts, samples[done:]]).astype(np.float32)

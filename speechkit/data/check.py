@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _check_against_recipe(
         yield Problem("error", path, str(error))
         return
     frames = int(recipe.output_lengths(torch.tensor([round(seconds * recipe.sample_rate_hz)])))
-    repeats = sum(label == following for label, following in zip(labels, labels[1:], strict=False))
+    repeats = sum(label == following for label, following in pairwise(labels))
     if frames < len(labels) + repeats:
         reason = f"T' = {frames} frames < U + repeats = {len(labels)} + {repeats}"
         yield Problem("error", path, f"too short for its text: {reason}")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import lightning
 from torch.utils.data import DataLoader
 
-from speechkit.data.dataset import Perturbation, SpeechBatch, SpeechDataset
+from speechkit.audio import Perturbation
+from speechkit.data.dataset import SpeechBatch, SpeechDataset
 from speechkit.data.manifest import read_cuts
 from speechkit.data.sampler import BucketBatchSampler
 from speechkit.text import Tokenizer

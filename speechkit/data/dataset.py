@@ -10,14 +10,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from speechkit.audio import load_audio
+from speechkit.audio import Perturbation, load_audio
 from speechkit.data.sampler import Draw
 from speechkit.text import Tokenizer
 
 if TYPE_CHECKING:
     from lhotse import CutSet
-
-Perturbation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,19 @@ def import_kaldi(folder: Path) -> Iterator[Utterance]:
         if recording not in recordings:
             raise ValueError(f"{folder / 'segments'}: {name} is of recording {recording}, which wav.scp lacks")
         path = _resolve(folder, recordings[recording])
-        start, end = (float(times[0]), float(times[1])) if times else (0.0, read_audio_info(path).duration_seconds)
+        try:
+            start, end = (float(time) for time in times) if times else (0.0, -1.0)
+        except ValueError:
+            raise ValueError(f"{folder / 'segments'}: {name} needs a start and an end, got {' '.join(times)}") from None
+        if end < 0:  # Kaldi's way to say: up to the end
+            end = read_audio_info(path).duration_seconds
         yield Utterance(path, end - start, texts.get(name), speakers.get(name), start)
 
 
 def import_table(table: Path) -> Iterator[Utterance]:
-    """A CSV or TSV file with a header: a column of paths (relative to the table's folder), and if there are, of text and
-    speaker. Common names of these columns are known, Common Voice's among them.
+    """A CSV or TSV file with a header: a column of paths (relative to the table's folder), perhaps of text and speaker.
+
+    Common names of these columns are known, Common Voice's among them.
 
     Raises:
         ValueError: no such file, or no column of paths.
@@ -45,7 +51,10 @@ def import_table(table: Path) -> Iterator[Utterance]:
     if not table.is_file():
         raise ValueError(f"{table}: no such file")
     with table.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ",")
+        if table.suffix == ".tsv":  # Common Voice's sentences hold quotes that quote nothing
+            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            rows = csv.DictReader(file)
         columns = rows.fieldnames or []
         path_column = next((name for name in _PATH_COLUMNS if name in columns), None)
         if path_column is None:
@@ -53,6 +62,8 @@ def import_table(table: Path) -> Iterator[Utterance]:
         text_column = next((name for name in _TEXT_COLUMNS if name in columns), None)
         speaker_column = next((name for name in _SPEAKER_COLUMNS if name in columns), None)
         for row in rows:
+            if not row[path_column]:
+                raise ValueError(f"{table}:{rows.line_num}: has no `{path_column}`")
             path = _resolve(table.parent, row[path_column])
             if not path.is_file() and (table.parent / "clips" / row[path_column]).is_file():
                 path = table.parent / "clips" / row[path_column]  # Common Voice
@@ -89,11 +100,12 @@ IMPORTERS = {"kaldi": import_kaldi, "csv": import_table, "librispeech": import_l
 
 
 def _read_table(path: Path) -> dict[str, str]:
-    """Lines of `key rest`; nothing where there is no file."""
+    """Lines of `key rest`, with spaces or a tab between; nothing where there is no file."""
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {key: rest.strip() for key, _, rest in (line.strip().partition(" ") for line in lines) if key}
+    with path.open(encoding="utf-8") as file:
+        rows = [line.split(maxsplit=1) for line in file if line.strip()]
+    return {key: "".join(rest).strip() for key, *rest in rows}
 
 
 def _resolve(folder: Path, path: str) -> Path:

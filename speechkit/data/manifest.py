@@ -2,10 +2,11 @@
 
     {"audio_filepath": "audio/a.flac", "duration": 3.2, "text": "hello", "speaker": "ann", "offset": 0.0}
 
-`audio_filepath` is relative to the manifest's folder, `duration` and `offset` are in seconds; only the path is required.
+`audio_filepath` is relative to the manifest's folder, `duration` and `offset` in seconds; only the path is required.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def read_utterances(path: str | os.PathLike[str]) -> list[Utterance]:
 
 
 def write_utterances(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> int:
-    """Writes a manifest, with audio paths relative to its folder where they lie below it. Returns the number of lines."""
+    """Writes a manifest, with audio paths relative to its folder where they lie below; returns the number of lines."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder, count = target.parent.resolve(), 0
@@ -96,15 +97,14 @@ def read_cuts(path: str | os.PathLike[str]) -> "CutSet":
 def _iterate(path: Path) -> Iterator[Utterance]:
     if not path.is_file():
         raise ValueError(f"{path}: no such manifest")
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
                     yield _parse(json.loads(line), path, number)
                 except (json.JSONDecodeError, UnicodeDecodeError):
-                    raise ValueError(
-                        f"{path}:{number}: each line must be a JSON object, got {line.strip()[:60]!r}"
-                    ) from None
+                    start = line.strip()[:60].decode(errors="replace")
+                    raise ValueError(f"{path}:{number}: each line must be a JSON object, got {start!r}") from None
 
 
 def _parse(row: Any, path: Path, number: int) -> Utterance:
@@ -112,7 +112,8 @@ def _parse(row: Any, path: Path, number: int) -> Utterance:
         raise ValueError(f"{path}:{number}: `audio_filepath` must name a file, got {str(row)[:60]}")
     for key in ("duration", "offset"):
         value = row.get(key)
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and 0 <= value < math.inf):
             raise ValueError(f"{path}:{number}: `{key}` must be seconds, at least 0, got {value!r}")
     text = row.get("text")
     if text is not None and not isinstance(text, str):

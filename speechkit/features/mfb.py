@@ -4,7 +4,10 @@ Waveform (B, N) in [-1, 1] -> log energies (B, T, num_mels). Frames are taken in
 makes this several times faster than one pass over all frames.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechkit.features.framing import count_frames, frame_samples, mel_filters, window_function
@@ -85,17 +88,21 @@ class MFB(nn.Module):
 
         Frames beyond an utterance's end are zero. Computed in float32 also under autocast.
         """
-        with torch.autocast(waveform.device.type, enabled=False):
-            blocks = [self.log_mel(self.spectral_frames(frames)) for frames in self.frame_blocks(waveform.float())]
-        frame_counts = self.output_lengths(lengths)
-        return zero_padding(torch.cat(blocks, dim=1), frame_counts), frame_counts
+        return self.by_blocks(lambda frames: self.log_mel(self.spectral_frames(frames)), waveform, lengths)
 
-    def frame_blocks(self, waveform: Tensor) -> list[Tensor]:
-        """(B, N) -> views of raw frames, each (B, at most some hundred, frame_length); one empty view if N is short."""
-        if waveform.shape[1] < self.frame_length:
-            return [waveform.new_zeros(waveform.shape[0], 0, self.frame_length)]
-        frames = waveform.unfold(1, self.frame_length, self.hop_length)
-        return list(frames.split(max(1, _BLOCK_FRAMES // max(1, waveform.shape[0])), dim=1))
+    def by_blocks(
+        self, analyse: Callable[[Tensor], Tensor], waveform: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Applies (B, T, frame_length) -> (B, T, F) to raw frames, some hundred at a time; zero beyond each end."""
+        frame_counts = self.output_lengths(lengths)
+        num_frames = max(0, (waveform.shape[1] - self.frame_length) // self.hop_length + 1)
+        if waveform.shape[1] < self.frame_length:  # no frame at all: transforms do not take empty input
+            waveform = F.pad(waveform, (0, self.frame_length - waveform.shape[1]))
+        size = max(1, _BLOCK_FRAMES // max(1, waveform.shape[0]))
+        with torch.autocast(waveform.device.type, enabled=False):
+            frames = waveform.float().unfold(1, self.frame_length, self.hop_length)
+            features = torch.cat([analyse(block) for block in frames.split(size, dim=1)], dim=1)
+        return zero_padding(features[:, :num_frames], frame_counts), frame_counts
 
     def spectral_frames(self, frames: Tensor) -> Tensor:
         """Raw frames (B, T, frame_length) -> DC removed, pre-emphasised and windowed, in 16-bit units."""

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from speechkit.features.mfb import _INT16_SCALE, ENERGY_FLOOR, MFB
-from speechkit.masking import zero_padding
 
 
 def dct_matrix(num_mels: int, num_coefficients: int) -> Tensor:
@@ -90,10 +89,7 @@ class MFCC(nn.Module):
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """waveform (B, N) in [-1, 1], lengths (B,) in samples -> cepstra (B, T, num_coefficients), frames (B,)."""
-        with torch.autocast(waveform.device.type, enabled=False):
-            blocks = [self._cepstra(frames) for frames in self._mfb.frame_blocks(waveform.float())]
-        frame_counts = self.output_lengths(lengths)
-        return zero_padding(torch.cat(blocks, dim=1), frame_counts), frame_counts
+        return self._mfb.by_blocks(self._cepstra, waveform, lengths)
 
     def _cepstra(self, frames: Tensor) -> Tensor:
         cepstra = torch.matmul(self._mfb.log_mel(self._mfb.spectral_frames(frames)), self._transform)

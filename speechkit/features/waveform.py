@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from speechkit.masking import zero_padding
+
 
 class Waveform(nn.Module):
     """Passes samples through as one feature a frame; follow it with `UtteranceCMVN` as wav2vec 2.0 does.
@@ -26,4 +28,4 @@ class Waveform(nn.Module):
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """waveform (B, N), lengths (B,) -> (B, N, 1), lengths (B,)."""
-        return waveform.float()[:, :, None], lengths
+        return zero_padding(waveform.float()[:, :, None], lengths), lengths

@@ -4,7 +4,6 @@ import re
 import unicodedata
 
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "`": "'"})
-_NOT_WORD = re.compile(r"[^\w'\s]|_", flags=re.UNICODE)
 _STRAY_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
 
 
@@ -15,5 +14,10 @@ def normalize_text(text: str) -> str:
     'author of the danger trail philip steels etc'
     """
     text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).lower()
-    text = _STRAY_APOSTROPHE.sub(" ", _NOT_WORD.sub(" ", text))
-    return " ".join(text.split())
+    text = "".join(character if _is_kept(character) else " " for character in text)
+    return " ".join(_STRAY_APOSTROPHE.sub(" ", text).split())
+
+
+def _is_kept(character: str) -> bool:
+    """Letters, digits, apostrophes, and the marks without which most scripts of India lose their vowels."""
+    return character.isalnum() or character == "'" or unicodedata.category(character).startswith("M")

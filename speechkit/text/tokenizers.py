@@ -168,10 +168,15 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         assert self._processor is not None, "fit or load the tokenizer first"
-        return self._processor.decode([label - 1 for label in ids if label > 1])
+        return " ".join(self._processor.decode([label - 1 for label in ids if label > 1]).split())
 
     def files(self) -> dict[str, bytes]:
         return {"tokens.model": self._model}
 
     def load_files(self, files: Mapping[str, bytes]) -> None:
-        self._set_model(files["tokens.model"])
+        if not files.get("tokens.model"):
+            raise ValueError("tokens.model, the SentencePiece model, is missing")
+        try:
+            self._set_model(files["tokens.model"])
+        except RuntimeError:
+            raise ValueError("tokens.model is not a SentencePiece model") from None

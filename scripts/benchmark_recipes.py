@@ -1,0 +1,166 @@
+"""Trains the shipped recipes and writes what they reach into benchmarks/results/, one JSON file a recipe.
+
+`python scripts/benchmark_recipes.py yesno digits` runs two of them; a recipe whose run folder is there goes on from its
+last checkpoint, and one whose result is there is left alone unless --again is given. The table of all results is
+benchmarks/results/README.md.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import demo
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+UNSEEN = ["theo", "yweweler"]
+
+
+def speechkit(*arguments: str) -> float:
+    """Runs the command line; returns seconds."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "speechkit", *arguments], check=True)
+    return time.perf_counter() - start
+
+
+def train(runs: Path, name: str, recipe: str, *overrides: str) -> tuple[Path, float]:
+    """Fine-tunes, or goes on where an interrupted run stopped. Returns bundle and seconds of the whole process."""
+    out = runs / name
+    resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
+    seconds = speechkit("finetune", "--config", recipe, "--out", str(out), *resume, *overrides)
+    return out / "bundle", seconds
+
+
+def score(bundle: Path, manifest: str) -> dict[str, Any]:
+    """Error rates on a manifest below $SPEECHKIT_DATA."""
+    out = bundle.parent / f"{manifest.replace('/', '-')}.json"
+    speechkit("evaluate", str(bundle), f"{os.environ['SPEECHKIT_DATA']}/{manifest}.jsonl", "--json", str(out))
+    result = json.loads(out.read_text(encoding="utf-8"))
+    return {key: value for key, value in result.items() if key not in ("worst", "failures")}
+
+
+def bench_yesno(runs: Path) -> dict[str, Any]:
+    """One speaker, 240 test words."""
+    bundle, seconds = train(runs, "yesno", "yesno")
+    return {"process_seconds": seconds, "yesno/test": score(bundle, "yesno/test")}
+
+
+def bench_digits(runs: Path) -> dict[str, Any]:
+    """The official split, and two speakers that training did not hear."""
+    bundle, seconds = train(runs, "digits", "digits")
+    unseen_bundle, _ = train(runs, "digits-unseen", "digits", f"data.exclude_speakers={json.dumps(UNSEEN)}", "data.dev=[]")
+    manifest = runs / "digits-unseen" / "unseen.jsonl"
+    with manifest.open("w", encoding="utf-8") as file:
+        folder = Path(os.environ["SPEECHKIT_DATA"]) / "digits"
+        for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["speaker"] in UNSEEN:
+                file.write(json.dumps({**row, "audio_filepath": str((folder / row["audio_filepath"]).resolve())}) + "\n")
+    out = runs / "digits-unseen" / "unseen.json"
+    speechkit("evaluate", str(unseen_bundle), str(manifest), "--json", str(out))
+    unseen = json.loads(out.read_text(encoding="utf-8"))
+    return {
+        "process_seconds": seconds,
+        "digits/test": score(bundle, "digits/test"),
+        f"digits/test, {' and '.join(UNSEEN)} unseen": {k: v for k, v in unseen.items() if k not in ("worst", "failures")},
+    }
+
+
+def bench_read(runs: Path) -> dict[str, Any]:
+    """Read sentences: two seen speakers, six unseen ones."""
+    bundle, seconds = train(runs, "read", "read")
+    tests = {f"{name}/test": score(bundle, f"{name}/test") for name in ("arctic", "speechocean")}
+    return {"process_seconds": seconds, **tests}
+
+
+def bench_demo(runs: Path) -> dict[str, Any]:
+    """With and without pretraining, three seeds on one corpus."""
+    corpus = runs / "demo" / "corpus"
+    (runs / "demo").mkdir(parents=True, exist_ok=True)
+    demo.synthesise(runs / "demo")
+    os.environ["SPEECHKIT_DEMO"] = str(runs / "demo")
+    seeds = []
+    for seed in (1, 2, 3):
+        partial = runs / "demo" / f"seed{seed}.json"
+        if not partial.exists():
+            out = runs / "demo" / f"seed{seed}"
+            out.mkdir(exist_ok=True)
+            if not (out / "corpus").exists():
+                (out / "corpus").symlink_to(corpus.resolve())
+            partial.write_text(json.dumps({"seed": seed, **demo.train_and_score(out, seed)}), encoding="utf-8")
+        seeds.append(json.loads(partial.read_text(encoding="utf-8")))
+    scratch = statistics.mean(row["scratch_wer"] for row in seeds)
+    pretrained = statistics.mean(row["pretrained_wer"] for row in seeds)
+    facts = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))
+    return {
+        "labelled_minutes": facts["splits"]["train"]["minutes"],
+        "unlabelled_minutes": facts["splits"]["unlabelled"]["minutes"],
+        "seeds": seeds,
+        "mean_wer_scratch": scratch,
+        "mean_wer_pretrained": pretrained,
+        "relative_reduction": 1 - pretrained / scratch,
+    }
+
+
+BENCHES = {"yesno": bench_yesno, "digits": bench_digits, "read": bench_read, "demo": bench_demo}
+
+
+def describe_run(name: str) -> dict[str, Any]:
+    """Where, when and with what a figure came about."""
+    packages = ("torch", "lightning", "numpy", "soundfile")
+    return {
+        "recipe": name,
+        "command": f"python scripts/benchmark_recipes.py {name}",
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
+        "python": platform.python_version(),
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+    }
+
+
+def write_table() -> None:
+    """benchmarks/results/README.md from the JSON files."""
+    lines = ["# Results", "", "Made by `scripts/benchmark_recipes.py` from the JSON files beside it.", ""]
+    lines += ["| recipe | test set | WER (95 % interval) | CER | process, s | date |", "|---|---|---|---|---|---|"]
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for test, figures in result.items():
+            if isinstance(figures, dict) and "wer" in figures:
+                low, high = figures["wer_interval"]
+                wer = f"{figures['wer']:.2%} ({low:.2%} to {high:.2%})"
+                row = [result["recipe"], test, wer, f"{figures['cer']:.2%}", f"{result['process_seconds']:.0f}", result["date"]]
+                lines.append(f"| {' | '.join(row)} |")
+        if "relative_reduction" in result:
+            minutes = f"{result['labelled_minutes']:.1f} labelled, {result['unlabelled_minutes']:.0f} unlabelled minutes"
+            for kind in ("scratch", "pretrained"):
+                row = ["demo", f"{kind}, mean of 3 seeds, {minutes}", f"{result[f'mean_wer_{kind}']:.2%}", "", "", result["date"]]
+                lines.append(f"| {' | '.join(row)} |")
+    (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Runs the recipes that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", choices=[*BENCHES, []], metavar="RECIPE", help=", ".join(BENCHES))
+    parser.add_argument("--runs", type=Path, default=Path("runs/bench"), help="run folders (%(default)s)")
+    parser.add_argument("--again", action="store_true", help="also where there is a result")
+    arguments = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in arguments.recipes or BENCHES:
+        target = RESULTS / f"{name}.json"
+        if arguments.again or not target.exists():
+            result = {**describe_run(name), **BENCHES[name](arguments.runs)}
+            target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_table()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Two processes take the step that one takes with the joined batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechkit.callbacks import DataParallel
+
+JOB = Path(__file__).with_name("ddp_job.py")
+
+
+@pytest.fixture
+def manifest(make_tone, tmp_path: Path) -> Path:
+    """Seven utterances of different lengths, so that batches of one and of three occur."""
+    path = tmp_path / "train.jsonl"
+    rows = []
+    for place, seconds in enumerate([0.5, 0.6, 0.8, 1.1, 1.3, 2.0, 3.9]):
+        audio = make_tone(f"{place}.wav", hz=200 + 150 * place, seconds=seconds, rate=8000, seed=place)
+        rows.append({"audio_filepath": str(audio), "duration": seconds, "text": "ab" * (place % 3) + "c"})
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def gradients(manifest: Path, kind: str, out: Path, num_processes: int, compression: str = "none") -> dict:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    command = [sys.executable, *(launcher if num_processes > 1 else []), str(JOB), str(manifest), kind, compression, str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["separable", "gru"])
+def test_two_processes_have_the_gradients_of_one(manifest: Path, kind: str, tmp_path: Path) -> None:
+    one = gradients(manifest, kind, tmp_path / "one.pt", 1)
+    two = gradients(manifest, kind, tmp_path / "two.pt", 2)
+    assert one["sizes"] == two["sizes"]
+    assert 1 in one["sizes"]  # a rank has nothing to do in that step
+    assert any(size % 2 for size in one["sizes"] if size > 1)  # and here the shares are uneven
+    assert len(one["steps"]) == len(two["steps"]) == len(one["sizes"])
+    for alone, joined in zip(one["steps"], two["steps"], strict=True):
+        assert alone.keys() == joined.keys()
+        for name, gradient in alone.items():
+            torch.testing.assert_close(joined[name], gradient, atol=1e-5, rtol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.slow
+def test_compressed_gradients_are_close(manifest: Path, tmp_path: Path) -> None:
+    one = gradients(manifest, "gru", tmp_path / "one.pt", 1)
+    two = gradients(manifest, "gru", tmp_path / "two.pt", 2, compression="bf16")
+    for alone, joined in zip(one["steps"], two["steps"], strict=True):
+        for name, gradient in alone.items():
+            difference = (joined[name] - gradient).norm() / gradient.norm().clamp(min=1e-3)
+            assert difference < 0.02, name
+
+
+def test_unknown_compression_is_named() -> None:
+    with pytest.raises(ValueError, match="compression"):
+        DataParallel(compression="zip")

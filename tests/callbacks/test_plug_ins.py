@@ -1,0 +1,138 @@
+"""The plug-ins change what they should, only while training, and leave nothing behind."""
+
+import math
+
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from speechkit.callbacks import ActivationCheckpointing, LabelSmoothing, SpecAugment, StepSeed
+from speechkit.callbacks.spec_augment import span_mask
+from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
+from speechkit.features import MFB, FrontEnd, UtteranceCMVN
+from speechkit.losses import ctc_loss
+from speechkit.tasks import ContrastivePretraining, Recognition
+from speechkit.text import CharTokenizer
+
+
+def recognition(encoder: nn.Module | None = None) -> Recognition:
+    torch.manual_seed(0)
+    encoder = encoder or SeparableConvEncoder(input_dim=20, channels=16, kernel_sizes=(5,), output_dim=24)
+    front_end = FrontEnd(features=MFB(num_mels=20), cmvn=UtteranceCMVN())
+    return Recognition(front_end=front_end, encoder=encoder, tokenizer=CharTokenizer("ab"))
+
+
+@pytest.fixture
+def trainer() -> lightning.Trainer:
+    return lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
+
+LOSS_INPUT = (torch.randn(2, 9, 3), torch.tensor([[1, 2], [2, 0]]), torch.tensor([9, 6]), torch.tensor([2, 1]))
+
+
+def test_label_smoothing_reaches_the_loss_while_training(trainer: lightning.Trainer) -> None:
+    task, callback = recognition(), LabelSmoothing(0.1)
+    callback.setup(trainer, task, "fit")
+    smoothed = ctc_loss(*LOSS_INPUT, reduction="none", label_smoothing=0.1) / torch.tensor([2, 1])
+    plain = ctc_loss(*LOSS_INPUT, reduction="none") / torch.tensor([2, 1])
+    torch.testing.assert_close(task.loss(*LOSS_INPUT), smoothed)
+    task.eval()
+    torch.testing.assert_close(task.loss(*LOSS_INPUT), plain)
+    callback.teardown(trainer, task, "fit")
+    task.train()
+    torch.testing.assert_close(task.loss(*LOSS_INPUT), plain)
+
+
+def test_label_smoothing_needs_a_loss(trainer: lightning.Trainer) -> None:
+    front_end = FrontEnd(features=MFB(num_mels=20))
+    task = ContrastivePretraining(front_end=front_end, encoder=ConvGRUEncoder(input_dim=20))
+    with pytest.raises(ValueError, match="ContrastivePretraining has none"):
+        LabelSmoothing().setup(trainer, task, "fit")
+
+
+def test_spec_augment_masks_only_while_training(trainer: lightning.Trainer) -> None:
+    task, callback = recognition(), SpecAugment(num_time_masks=2, max_time_fraction=0.4)
+    keys = set(task.state_dict())
+    waveform, lengths = torch.randn(2, 16000) * 0.1, torch.tensor([16000, 12000])
+    plain, frames = task.front_end(waveform, lengths)
+    callback.setup(trainer, task, "fit")
+    masked, same_frames = task.front_end(waveform, lengths)
+    assert torch.equal(frames, same_frames)
+    assert (masked == 0).sum() > (plain == 0).sum()
+    assert torch.equal(masked[masked != 0], plain[masked != 0])
+    assert set(task.state_dict()) == keys
+    task.eval()
+    assert torch.equal(task.front_end(waveform, lengths)[0], plain)
+    task.train()
+    callback.teardown(trainer, task, "fit")
+    assert torch.equal(task.front_end(waveform, lengths)[0], plain)
+
+
+def test_spans_stay_inside_and_are_uniform() -> None:
+    torch.manual_seed(0)
+    limits, widest = torch.full((4000,), 30), torch.full((4000,), 10)
+    mask = span_mask(limits, 40, num_spans=1, widest=widest)
+    widths = mask.sum(dim=1)
+    assert not mask[:, 30:].any()
+    assert widths.max() == 10
+    assert widths.float().mean() == pytest.approx(5.0, abs=0.2)
+    assert not span_mask(limits, 40, num_spans=0, widest=widest).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: SpecAugment(num_time_masks=-1), "num_time_masks"),
+        (lambda: SpecAugment(max_time_fraction=1.5), "max_time_fraction"),
+        (lambda: LabelSmoothing(1.0), "smoothing"),
+    ],
+)
+def test_wrong_strengths_are_named(make, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        make()
+
+
+def test_step_seed_is_a_function_of_step_and_rank(trainer: lightning.Trainer) -> None:
+    def draw(batch_idx: int, seed: int = 0) -> float:
+        StepSeed(seed).on_train_batch_start(trainer, recognition(), None, batch_idx)
+        return torch.rand(1).item()
+
+    assert draw(3) == draw(3)
+    assert len({draw(3), draw(4), draw(3, seed=1)}) == 3
+
+
+@pytest.mark.parametrize("modules", [["encoder"], ["encoder.layers"], ["head"]])
+def test_activation_checkpointing_changes_no_number(trainer: lightning.Trainer, modules: list[str]) -> None:
+    waveform, lengths = torch.randn(2, 16000) * 0.1, torch.tensor([16000, 12000])
+    results = []
+    for callback in (None, ActivationCheckpointing(modules)):
+        task = recognition()
+        if callback is not None:
+            callback.setup(trainer, task, "fit")
+        torch.manual_seed(1)
+        logits, _ = task(waveform, lengths)
+        logits.square().sum().backward()
+        results.append([p.grad for p in task.parameters()] + [b for _, b in task.named_buffers()])
+        if callback is not None:
+            callback.teardown(trainer, task, "fit")
+            assert "forward" not in vars(task.encoder)
+    for plain, checkpointed in zip(*results, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_activation_checkpointing_names_an_unknown_module(trainer: lightning.Trainer) -> None:
+    with pytest.raises(ValueError, match="decoder"):
+        ActivationCheckpointing(["decoder"]).setup(trainer, recognition(), "fit")
+
+
+def test_warmup_and_cosine() -> None:
+    from speechkit.tasks.optimization import warmup_cosine
+
+    factors = [warmup_cosine(step, warmup_steps=10, total_steps=110, final_fraction=0.1) for step in range(111)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[60] == pytest.approx(0.55)
+    assert factors[110] == pytest.approx(0.1)
+    assert math.isclose(max(factors), 1.0)
+
+

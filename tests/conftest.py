@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests: the recordings, tones, and small models."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+os.environ.setdefault("SPEECHKIT_DATA", str(Path(__file__).resolve().parents[2] / "shared" / "data"))
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def recordings() -> Path:
+    """The folder of real recordings; the test is skipped where it is absent."""
+    folder = Path(os.environ["SPEECHKIT_DATA"])
+    if not (folder / "README.md").exists():
+        pytest.skip(f"no recordings at SPEECHKIT_DATA={folder}")
+    return folder
+
+
+@pytest.fixture
+def make_tone(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a tone with a little noise and returns its path."""
+
+    def make(name: str, *, hz: float = 440.0, seconds: float = 1.0, rate: int = 16000, seed: int = 0) -> Path:
+        time = np.arange(int(seconds * rate)) / rate
+        noise = np.random.default_rng(seed).normal(0.0, 0.003, len(time))
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.3 * np.sin(2 * np.pi * hz * time) + noise, rate)
+        return path
+
+    return make

@@ -1,0 +1,82 @@
+"""What every shipped encoder promises: padding changes nothing, lengths are right, gradients flow."""
+
+import pytest
+import torch
+from torch import nn
+
+from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
+
+ENCODERS = {
+    "gru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16),
+    "bigru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, bidirectional=True),
+    "strides": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, kernel_sizes=(10, 8, 4), strides=(5, 4, 2)),
+    "separable": SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(5, 7), output_dim=24),
+    "separable-8": SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(4,), output_dim=24, stride=8),
+}
+
+
+def trained(encoder: nn.Module) -> nn.Module:
+    """Running statistics that differ from the initial ones."""
+    encoder.train()
+    with torch.no_grad():
+        encoder(torch.randn(3, 60, 12) * 2 + 1, torch.tensor([60, 50, 40]))
+    return encoder.eval()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("frames", [1, 2, 7, 40])
+def test_padding_changes_nothing(name: str, frames: int) -> None:
+    encoder = trained(ENCODERS[name])
+    short = torch.randn(1, frames, 12)
+    alone, count = encoder(short, torch.tensor([frames]))
+    joined = torch.randn(2, 10 * frames, 12)
+    joined[0, :frames] = short
+    together, counts = encoder(joined, torch.tensor([frames, 10 * frames]))
+    assert counts.tolist() == encoder.output_lengths(torch.tensor([frames, 10 * frames])).tolist()
+    assert alone.shape == (1, int(count), encoder.output_dim)
+    torch.testing.assert_close(together[0, : count[0]], alone[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_padding_changes_no_gradient(name: str) -> None:
+    """Also the statistics of a training batch see real frames only."""
+    encoder = ENCODERS[name]
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if hasattr(encoder, "recurrence"):
+        encoder.recurrence.dropout = 0.0
+    encoder.train()
+    batch = torch.randn(2, 40, 12)
+    gradients = []
+    for extra in (0, 50):
+        padded = torch.cat([batch, torch.full((2, extra, 12), 7.0)], dim=1)
+        output, counts = encoder(padded, torch.tensor([40, 25]))
+        loss = sum(row[:count].square().sum() for row, count in zip(output, counts.tolist(), strict=True))
+        gradients.append(torch.autograd.grad(loss, list(encoder.parameters())))
+    for plain, padded in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, padded, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_parameter_learns(name: str) -> None:
+    encoder = ENCODERS[name].train()
+    encoder(torch.randn(2, 40, 12), torch.tensor([40, 30]))[0].square().sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+    encoder.zero_grad()
+
+
+def test_context_of_the_unidirectional_encoder_is_causal() -> None:
+    encoder = ENCODERS["gru"].eval()
+    latents = torch.randn(1, 10, 16)
+    before, _ = encoder.context(latents, torch.tensor([10]))
+    latents[:, 6:] = 0
+    after, _ = encoder.context(latents, torch.tensor([10]))
+    assert torch.equal(before[:, :6], after[:, :6])
+
+
+def test_wrong_strides_are_named() -> None:
+    with pytest.raises(ValueError, match="kernel_sizes"):
+        ConvGRUEncoder(kernel_sizes=(3,), strides=(2, 2))
+    with pytest.raises(ValueError, match="stride"):
+        SeparableConvEncoder(stride=0)

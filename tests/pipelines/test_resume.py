@@ -1,0 +1,80 @@
+"""A run that is killed and resumed ends with the same weights, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = str(Path(__file__).with_name("small.yaml"))
+
+
+def command(out: Path, *more: str) -> list[str]:
+    arguments = ["finetune", "--config", SMALL, "--out", str(out), "--checkpoint-every", "1", *more]
+    return [sys.executable, "-m", "speechkit", *arguments]
+
+
+def finish(out: Path, *more: str) -> bytes:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command(out, *more), capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return (out / "bundle" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_and_resumed(corpus: Path, tmp_path: Path) -> None:
+    epochs = "trainer.max_epochs=40"
+    whole = finish(tmp_path / "whole", epochs)
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        command(broken, epochs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    last = broken / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL  # it had not finished
+    assert not (broken / "bundle").exists()
+    assert finish(broken, epochs, "--ckpt", "last") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_steps", [1, 5, 7])
+def test_stopped_anywhere_and_resumed(corpus: Path, tmp_path: Path, first_steps: int) -> None:
+    """Also behind the last batch of an epoch, before and behind its validation."""
+    from speechkit.cli.main import main
+
+    def run(out: str, *more: str) -> bytes:
+        assert main(["finetune", "--config", SMALL, "--out", str(tmp_path / out), *more]) == 0
+        return (tmp_path / out / "bundle" / "model.safetensors").read_bytes()
+
+    whole = run("whole")
+    steps_of_an_epoch = 5
+    from speechkit.callbacks import StepSeed
+
+    class Stop(Exception):
+        pass
+
+    original = StepSeed.on_train_batch_start
+    seen = 0
+
+    def stop_later(self, trainer, *arguments):
+        nonlocal seen
+        if seen == first_steps:
+            raise Stop
+        seen += 1
+        original(self, trainer, *arguments)
+
+    StepSeed.on_train_batch_start = stop_later
+    try:
+        with pytest.raises(Stop):
+            run("broken", "--checkpoint-every", "1")
+    finally:
+        StepSeed.on_train_batch_start = original
+    assert run("broken", "--ckpt", "last") == whole
+    assert steps_of_an_epoch
