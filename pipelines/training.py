@@ -55,6 +55,7 @@ def parse(
     Raises:
         ValueError: a key, type or value that the signatures refuse; one line that names it.
     """
+    _quieten()
     args = [f"--config={path}" for path in recipes]
     args += [item if item.startswith("--") else f"--{item}" for item in overrides]
     try:
@@ -104,7 +105,6 @@ def train(
     checkpoint = _checkpoint_to_resume(resume_from, last)
     if checkpoint is None and last.exists():
         raise ValueError(f"--out {folder}: holds a run already; go on with it by --ckpt last, or name another folder")
-    _quieten()
     cli = parse(
         task_class,
         [find_recipe(name, command) for name in configs],

@@ -145,7 +145,7 @@ def _read_folder(path: Path) -> dict[str, bytes]:
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:
-    """Reads the known files of a .zip, each at most as long as it declares, after every name was checked."""
+    """Reads the known files of a .zip, each exactly as long as it declares, after every name was checked."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -156,9 +156,13 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             roots = {PurePosixPath(member.filename).parts[0] for member in members}
             prefix = f"{roots.pop()}/" if len(roots) == 1 and "config.yaml" not in roots else ""
             names = {member.filename.removeprefix(prefix): member for member in members}
-            return {name: archive.read(names[name]) for name in _KNOWN_FILES if name in names}
+            files = {name: archive.read(names[name]) for name in _KNOWN_FILES if name in names}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: damaged or not a .zip archive ({error})") from None
+    for name, content in files.items():
+        if len(content) != names[name].file_size:
+            raise ValueError(f"{path}: {name!r} declares {names[name].file_size} bytes, holds {len(content)}")
+    return files
 
 
 def _check_member(path: Path, member: zipfile.ZipInfo) -> None:

@@ -34,7 +34,9 @@ def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = (
     Raises:
         ValueError: not a description, a class outside `trusted_packages`, or arguments the class refuses.
     """
-    path = description.get("class_path") if isinstance(description, Mapping) else description
+    if not isinstance(description, Mapping):
+        raise ValueError(f"`class_path` must stand in a mapping, got {description!r}.")
+    path = description.get("class_path")
     if not isinstance(path, str) or "." not in path:
         raise ValueError(f"`class_path` must name a class as package.Class, got {path!r}.")
     if path.split(".")[0] not in trusted_packages:
