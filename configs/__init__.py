@@ -1,1 +1,1 @@
-"""Recipes as YAML files: a recipe states what differs from the defaults. Found by globbing, see `pipelines/recipes.py`."""
+"""Recipes as YAML files, each stating what differs from the defaults; `pipelines/recipes.py` finds them by globbing."""

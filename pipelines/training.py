@@ -30,6 +30,7 @@ from speechkit.data import BucketBatchSampler, SpeechDataset
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.features import GlobalCMVN
 from speechkit.pipelines.recipes import find_recipe
+from speechkit.tasks import ContrastivePretraining, Recognition
 
 _RECORDED_PACKAGES = ("torch", "torchaudio", "lightning", "lhotse", "numpy", "soundfile", "soxr", "sentencepiece")
 _CMVN_SECONDS = 3600.0  # of audio that global statistics are taken from
@@ -74,7 +75,7 @@ def parse(
 
 
 def train(
-    task_class: type[lightning.LightningModule],
+    task_class: type[Recognition] | type[ContrastivePretraining],
     configs: Sequence[str],
     out: str | os.PathLike[str],
     overrides: Sequence[str] = (),
@@ -111,7 +112,8 @@ def train(
         overrides,
         trainer_defaults=_trainer_defaults(folder, checkpoint_every_n_steps),
     )
-    trainer, task, data = cli.trainer, cli.model, cli.datamodule
+    trainer: Any = cli.trainer
+    task, data = cli.model, cli.datamodule
     for callback in trainer.callbacks:
         if isinstance(callback, StepSeed):
             callback.seed = cli.config.seed_everything or 0

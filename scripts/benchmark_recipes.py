@@ -43,7 +43,12 @@ def score(bundle: Path, manifest: str) -> dict[str, Any]:
     """Error rates on a manifest below $SPEECHKIT_DATA."""
     out = bundle.parent / f"{manifest.replace('/', '-')}.json"
     speechkit("evaluate", str(bundle), f"{os.environ['SPEECHKIT_DATA']}/{manifest}.jsonl", "--json", str(out))
-    result = json.loads(out.read_text(encoding="utf-8"))
+    return read_scores(out)
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """What `evaluate --json` wrote, without its lists."""
+    result = json.loads(path.read_text(encoding="utf-8"))
     return {key: value for key, value in result.items() if key not in ("worst", "failures")}
 
 
@@ -56,21 +61,27 @@ def bench_yesno(runs: Path) -> dict[str, Any]:
 def bench_digits(runs: Path) -> dict[str, Any]:
     """The official split, and two speakers that training did not hear."""
     bundle, seconds = train(runs, "digits", "digits")
-    unseen_bundle, _ = train(runs, "digits-unseen", "digits", f"data.exclude_speakers={json.dumps(UNSEEN)}", "data.dev=[]")
+    unseen_bundle, _ = train(
+        runs, "digits-unseen", "digits", f"data.exclude_speakers={json.dumps(UNSEEN)}", "data.dev=[]"
+    )
     manifest = runs / "digits-unseen" / "unseen.jsonl"
     with manifest.open("w", encoding="utf-8") as file:
         folder = Path(os.environ["SPEECHKIT_DATA"]) / "digits"
         for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             if row["speaker"] in UNSEEN:
-                file.write(json.dumps({**row, "audio_filepath": str((folder / row["audio_filepath"]).resolve())}) + "\n")
+                file.write(
+                    json.dumps({**row, "audio_filepath": str((folder / row["audio_filepath"]).resolve())}) + "\n"
+                )
     out = runs / "digits-unseen" / "unseen.json"
     speechkit("evaluate", str(unseen_bundle), str(manifest), "--json", str(out))
-    unseen = json.loads(out.read_text(encoding="utf-8"))
+    unseen = read_scores(out)
     return {
         "process_seconds": seconds,
         "digits/test": score(bundle, "digits/test"),
-        f"digits/test, {' and '.join(UNSEEN)} unseen": {k: v for k, v in unseen.items() if k not in ("worst", "failures")},
+        f"digits/test, {' and '.join(UNSEEN)} unseen": {
+            k: v for k, v in unseen.items() if k not in ("worst", "failures")
+        },
     }
 
 
@@ -126,24 +137,55 @@ def describe_run(name: str) -> dict[str, Any]:
     }
 
 
+def table_rows(result: dict[str, Any]) -> list[list[str]]:
+    """The lines of the table that one result makes."""
+    rows = []
+    for test, figures in result.items():
+        if isinstance(figures, dict) and "wer" in figures:
+            low, high = figures["wer_interval"]
+            wer = f"{figures['wer']:.2%} ({low:.2%} to {high:.2%})"
+            rows.append([result["recipe"], test, wer, f"{figures['cer']:.2%}", f"{result['process_seconds']:.0f}"])
+    if "relative_reduction" in result:
+        minutes = f"{result['labelled_minutes']:.1f} labelled"
+        rows.append(["demo", f"no pretraining, {minutes} min", f"{result['mean_wer_scratch']:.2%}", "", ""])
+        minutes += f", {result['unlabelled_minutes']:.0f} unlabelled"
+        rows.append(["demo", f"pretrained, {minutes} min", f"{result['mean_wer_pretrained']:.2%}", "", ""])
+    return [[*row, result["date"]] for row in rows]
+
+
 def write_table() -> None:
     """benchmarks/results/README.md from the JSON files."""
     lines = ["# Results", "", "Made by `scripts/benchmark_recipes.py` from the JSON files beside it.", ""]
     lines += ["| recipe | test set | WER (95 % interval) | CER | process, s | date |", "|---|---|---|---|---|---|"]
     for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        for test, figures in result.items():
-            if isinstance(figures, dict) and "wer" in figures:
-                low, high = figures["wer_interval"]
-                wer = f"{figures['wer']:.2%} ({low:.2%} to {high:.2%})"
-                row = [result["recipe"], test, wer, f"{figures['cer']:.2%}", f"{result['process_seconds']:.0f}", result["date"]]
-                lines.append(f"| {' | '.join(row)} |")
-        if "relative_reduction" in result:
-            minutes = f"{result['labelled_minutes']:.1f} labelled, {result['unlabelled_minutes']:.0f} unlabelled minutes"
-            for kind in ("scratch", "pretrained"):
-                row = ["demo", f"{kind}, mean of 3 seeds, {minutes}", f"{result[f'mean_wer_{kind}']:.2%}", "", "", result["date"]]
-                lines.append(f"| {' | '.join(row)} |")
+        lines += [f"| {' | '.join(row)} |" for row in table_rows(json.loads(path.read_text(encoding="utf-8")))]
+    lines += ["", "The rows of `demo` are means of three seeds."]
     (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def plot_demo(result: dict[str, Any]) -> None:
+    """docs/demo.png: word error rates on held-out speakers with and without pretraining, a dot a seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 2.4), layout="constrained")
+    names = {"scratch": "labels only", "pretrained": "pretrained, then labels"}
+    for place, (key, name) in enumerate(names.items()):
+        values = [100 * row[f"{key}_wer"] for row in result["seeds"]]
+        axes.barh(place, statistics.mean(values), color=("0.75", "tab:blue")[place], height=0.6)
+        axes.plot(values, [place] * len(values), "k.", markersize=5)
+        axes.annotate(f"{statistics.mean(values):.1f} %", (statistics.mean(values), place), (6, -4), textcoords="offset points")
+    axes.set_yticks(range(len(names)), list(names.values()))
+    axes.invert_yaxis()
+    axes.set_xlabel("word error rate on held-out speakers, % (bars: mean; dots: three seeds)")
+    axes.set_title(
+        f"{result['labelled_minutes']:.0f} minutes with text, {result['unlabelled_minutes']:.0f} minutes without",
+        fontsize="medium",
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS.parent.parent / "docs" / "demo.png", dpi=150)
 
 
 def main() -> None:
@@ -159,6 +201,8 @@ def main() -> None:
         if arguments.again or not target.exists():
             result = {**describe_run(name), **BENCHES[name](arguments.runs)}
             target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            if name == "demo":
+                plot_demo(result)
         write_table()
 
 

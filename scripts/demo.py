@@ -1,4 +1,4 @@
-"""The main job on the embedded corpus: synthesise, pretrain on unlabelled speech, fine-tune with and without, transcribe.
+"""The main job on the embedded corpus: synthesise, pretrain without labels, fine-tune with and without, transcribe.
 
 Every step is a command that is printed before it runs, so this file is also the shortest tutorial.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def run(*arguments: str, log: Path) -> float:
-    """Prints and runs `speechkit ...`, its output into `log`; returns the seconds it took. Ends the demo if it fails."""
+    """Prints and runs `speechkit ...`, its output into `log`; returns the seconds it took. A failure ends the demo."""
     print(f"\n$ speechkit {shlex.join(arguments)}", flush=True)
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as file:

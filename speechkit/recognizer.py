@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ class Recognizer:
     def __init__(
         self, *, front_end: nn.Module, encoder: nn.Module, head: nn.Module, tokenizer: Tokenizer, device: str = "cpu"
     ) -> None:
+        self.front_end: Any
         self.front_end, self.encoder, self.head = (part.to(device).eval() for part in (front_end, encoder, head))
         self.tokenizer = tokenizer
         self.device = device

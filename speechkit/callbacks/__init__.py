@@ -1,4 +1,4 @@
-"""Plug-ins: each attaches torch's own hooks to a named submodule of a task in `setup` and removes them in `teardown`."""
+"""Plug-ins: each attaches torch's own hooks to a submodule of a task in `setup` and removes them in `teardown`."""
 
 from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
 from speechkit.callbacks.data_parallel import DataParallel

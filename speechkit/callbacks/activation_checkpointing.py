@@ -35,7 +35,7 @@ class ActivationCheckpointing(lightning.Callback):
                 raise ValueError(f"`modules` must name submodules of the task, got {name!r}.") from None
             for member in module if isinstance(module, nn.ModuleList) else [module]:
                 contexts = partial(_contexts, member)
-                member.forward = partial(checkpoint, member.forward, use_reentrant=False, context_fn=contexts)  # type: ignore[method-assign]
+                member.forward = partial(checkpoint, member.forward, use_reentrant=False, context_fn=contexts)
                 self._wrapped.append(member)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

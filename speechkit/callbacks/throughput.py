@@ -11,13 +11,14 @@ class Throughput(lightning.Callback):
 
     def __init__(self) -> None:
         self._previous = 0.0
-        self._audio, self._wall = 0.0, 0.0
+        self._audio: float = 0.0
+        self._wall: float = 0.0
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._previous = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
         seconds = float(batch.lengths.sum()) / pl_module.front_end.sample_rate_hz * trainer.world_size

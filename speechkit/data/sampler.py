@@ -5,13 +5,14 @@ optimizer step means the same on one device and on eight, and a resume needs no 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """One utterance of a batch, as its dataset is asked for it."""
 
     index: int
@@ -57,7 +58,7 @@ class BucketBatchSampler(Sampler[list[Draw]]):
         self.epoch, self.first_batch = 0, 0
         self._durations = np.asarray(durations_seconds, dtype=np.float64)
         order = np.argsort(self._durations, kind="stable")
-        self._buckets = [part for part in np.array_split(order, min(num_buckets, len(order)))]
+        self._buckets = list(np.array_split(order, min(num_buckets, len(order))))
         sizes = [max(1, int(batch_seconds / self._durations[bucket[-1]])) for bucket in self._buckets]
         self._splits = [-(-len(bucket) // size) for bucket, size in zip(self._buckets, sizes, strict=True)]
 

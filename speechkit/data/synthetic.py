@@ -3,19 +3,16 @@
 Enters: minutes per split, number of voices, a seed. Leaves: a folder with FLAC audio, one JSON-lines manifest
 per split (`train`, `unlabelled`, `dev`, `test`) and `corpus.json`, which says how the corpus was made.
 
-The speech comes from the eSpeak NG library inside the `espeakng-loader` wheel, called through ctypes. A
-voice is an English accent with one of eSpeak's "variants" (formants, pitch, breath: the timbre) and its own
-speaking rate and pitch. Variants are divided among the splits: no timbre heard in training is in the test.
+The speech comes from eSpeak NG (see `espeak`). The variants of its voices, which are timbres, are divided among
+the splits: no timbre heard in training is in the test.
 """
 
-import ctypes
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -24,38 +21,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from speechkit.data.espeak import ACCENTS, Voice, speak, usable_variants
+
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPLITS = ("train", "unlabelled", "dev", "test")
-ACCENTS = (
-    "en", "en-us", "en-us-nyc", "en-029", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp",
-)  # fmt: skip
-UNREPEATABLE_VARIANTS = ("Reed", "caleb")  # they draw from the C library's rand()
-TWIN_VARIANTS = (  # their average spectrum is that of a variant that stays (Gene, Diogo, rob, ...)
-    "Gene2", "Henrique", "RicishayMax3", "anikaRobot", "edward2", "fast", "klatt2", "klatt5", "klatt6",
-    "miguel", "robert", "robosoft3", "steph2", "steph3",
-)  # fmt: skip
 TEST_SHARE, DEV_SHARE = 0.2, 0.1  # of the variants, hence of the voices
-VOLUME_THAT_DOES_NOT_CLIP = 30  # of 100; three variants are far louder than the rest
-
-# Constants of espeak-ng/speak_lib.h
-_AUDIO_SYNCHRONOUS, _DONT_EXIT, _UTF8, _BY_CHARACTER = 2, 0x8000, 1, 1
-_RATE_VOLUME_PITCH_RANGE = (1, 2, 3, 4)
-
-
-@dataclass(frozen=True)
-class Voice:
-    """One speaker: accent, timbre, words per minute, and eSpeak's pitch and pitch range (0 to 99)."""
-
-    accent: str
-    variant: str
-    rate_wpm: float
-    pitch: float
-    pitch_range: float
-
-    @property
-    def speaker(self) -> str:
-        """Name of the speaker in manifests and folders, such as `en-us_f3`."""
-        return f"{self.accent}_{self.variant}".replace(" ", "-")
 
 
 def synthesize_corpus(
@@ -73,7 +43,7 @@ def synthesize_corpus(
     seed: int = 0,
     num_workers: int | None = None,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> dict:
     """Write a corpus of spoken digit strings; the same arguments give the same bytes.
 
@@ -93,7 +63,7 @@ def synthesize_corpus(
         seed: every random draw depends on (seed, split, index of the utterance) and on nothing else.
         num_workers: processes; `None` means one per CPU, at most 4. It does not change the output.
         overwrite: replace the corpus in `out_dir` if there is one.
-        progress: show a progress bar per split.
+        progress: show a progress bar per split; `None` means where stderr is a terminal.
 
     Returns:
         The content of `corpus.json`: per split its utterances, minutes and speakers, and the arguments.
@@ -127,11 +97,12 @@ def synthesize_corpus(
         sample_rate_hz=sample_rate_hz,
     )
     rows = {}
+    hidden = None if progress is None else not progress  # tqdm takes None for "unless it is a terminal"
     context = nullcontext() if num_workers == 1 else ProcessPoolExecutor(num_workers, get_context("spawn"))
     with context as pool:
         run = partial(pool.map, write_one, chunksize=8) if pool else partial(map, write_one)
         for split, minutes in zip(SPLITS, minutes_per_split, strict=True):
-            with tqdm(total=round(60 * minutes), desc=split, unit="s", disable=not progress) as bar:
+            with tqdm(total=int(60 * minutes), desc=split, unit="s", disable=hidden) as bar:
                 rows[split] = _write_split(run, split, voices[split], 60 * minutes, most, bar)
     corpus = {
         "splits": {split: _summary(rows[split]) for split in SPLITS},
@@ -149,12 +120,6 @@ def synthesize_corpus(
         (out_dir / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[split]))
     (out_dir / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
     return corpus
-
-
-def usable_variants() -> list[str]:
-    """Timbres of the installed eSpeak NG, without the unrepeatable ones and the near copies of another."""
-    folder = Path(_espeak().get_data_path()) / "voices" / "!v"
-    return sorted({path.name for path in folder.iterdir()} - {*UNREPEATABLE_VARIANTS, *TWIN_VARIANTS})
 
 
 def plan_voices(num_voices: int, *, num_labelled_voices: int | None, seed: int) -> dict[str, list[Voice]]:
@@ -195,50 +160,6 @@ def plan_voices(num_voices: int, *, num_labelled_voices: int | None, seed: int) 
     return voices
 
 
-def speak(phrases: Sequence[str], voice: Voice) -> tuple[list[np.ndarray], int]:
-    """Speak phrases with eSpeak NG, without the silence around them.
-
-    Part of the library's state (the phase of pitch flutter, echo, breath noise) outlives `espeak_Terminate`:
-    the library is loaded afresh each time (1 ms), so that the samples depend on the arguments only.
-
-    Args:
-        phrases: texts, each spoken with its own intonation.
-        voice: who speaks, at which rate and pitch.
-
-    Returns:
-        One float32 waveform (N,) per phrase within [-1, 1], and their sample rate in Hz.
-    """
-    loader = _espeak()
-    library = ctypes.CDLL(loader.get_library_path())
-    received: list[bytes] = []
-
-    def receive(samples: int | None, num_samples: int, events: int | None) -> int:
-        if samples and num_samples > 0:
-            received.append(ctypes.string_at(samples, 2 * num_samples))
-        return 0
-
-    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(receive)
-    data_path = os.fsencode(loader.get_data_path())
-    sample_rate_hz = library.espeak_Initialize(_AUDIO_SYNCHRONOUS, 0, data_path, _DONT_EXIT)
-    assert sample_rate_hz > 0, "the eSpeak NG library refuses its own data folder"
-    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-    library.espeak_SetSynthCallback(callback)
-    status = library.espeak_SetVoiceByName(f"{voice.accent}+{voice.variant}".encode())
-    assert status == 0, f"eSpeak NG has no voice {voice}"
-    values = (voice.rate_wpm, VOLUME_THAT_DOES_NOT_CLIP, voice.pitch, voice.pitch_range)
-    for parameter, value in zip(_RATE_VOLUME_PITCH_RANGE, values, strict=True):
-        library.espeak_SetParameter(parameter, round(value), 0)
-    waveforms = []
-    for phrase in phrases:
-        received.clear()
-        text = phrase.encode() + b"\0"
-        library.espeak_Synth(text, ctypes.c_size_t(len(text)), 0, _BY_CHARACTER, 0, _UTF8, None, None)
-        waveforms.append(_trim(np.frombuffer(b"".join(received), np.int16) / np.float32(32768)))
-    library.espeak_Terminate()
-    _unload(library)
-    return waveforms, sample_rate_hz
-
-
 def degrade(speech: np.ndarray, rng: np.random.Generator, *, snr_db: float, level_db: float) -> np.ndarray:
     """Tilt the spectrum with a one-pole filter, add white and pink noise, set the level.
 
@@ -277,14 +198,14 @@ def _write_split(
     """Write utterances, voices taking turns, in rounds that do not overshoot, until `seconds` are reached."""
     longest_seconds = 1 + most_digits  # of an utterance; a digit takes 0.3 s to 1 s
     rows: list[dict] = []
-    missing_seconds = seconds
-    while missing_seconds > 0:
-        num_utterances = int(missing_seconds / longest_seconds) + 1
+    done_seconds = 0.0
+    while done_seconds < seconds:
+        num_utterances = int((seconds - done_seconds) / longest_seconds) + 1
         indices = range(len(rows), len(rows) + num_utterances)
         for row in run([split] * num_utterances, indices, [voices[index % len(voices)] for index in indices]):
             rows.append(row)
-            bar.update(row["duration"])
-        missing_seconds = seconds - sum(row["duration"] for row in rows)
+            done_seconds += row["duration"]
+            bar.update(int(min(done_seconds, seconds)) - bar.n)  # the last utterance runs over
     return rows
 
 
@@ -335,13 +256,6 @@ def _write_utterance(
     }
 
 
-def _trim(waveform: np.ndarray) -> np.ndarray:
-    """Cut the ends that are 46 dB under the peak."""
-    assert waveform.any(), "eSpeak NG returned silence"
-    loud = np.flatnonzero(np.abs(waveform) > 0.005 * np.max(np.abs(waveform)))
-    return waveform[loud[0] : loud[-1] + 1]
-
-
 def _generator(seed: int, stream: str, index: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, ("voices", *SPLITS).index(stream), index])
 
@@ -364,24 +278,6 @@ def _clear(out_dir: Path, *, overwrite: bool) -> None:
     )
     for path in manifests + sorted(out_dir.glob("audio/*/*-[0-9][0-9][0-9][0-9][0-9].flac")):
         path.unlink()
-
-
-def _espeak():
-    try:
-        import espeakng_loader
-    except ImportError as error:
-        message = "a synthetic corpus needs espeakng_loader: pip install speechkit[demo]"
-        raise ImportError(message) from error
-    return espeakng_loader
-
-
-def _unload(library: ctypes.CDLL) -> None:
-    import _ctypes
-
-    if sys.platform == "win32":
-        _ctypes.FreeLibrary(library._handle)
-    else:
-        _ctypes.dlclose(library._handle)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -2,11 +2,47 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from speechkit.encoders.subsampling import ConvSubsampling
-from speechkit.masking import zero_padding
+from speechkit.masking import length_mask, zero_padding
+
+
+def reverse_sequences(x: Tensor, lengths: Tensor) -> Tensor:
+    """Turns each utterance's own frames around and leaves its padding where it is: (B, T, F) -> (B, T, F)."""
+    time = torch.arange(x.shape[1], device=x.device)
+    turned = torch.where(length_mask(lengths, x.shape[1]), lengths[:, None] - 1 - time, time)
+    return x.gather(1, turned[:, :, None].expand_as(x))
+
+
+class BidirectionalGRU(nn.Module):
+    """GRU layers in both directions over a padded batch.
+
+    The backward direction is a forward one over turned utterances, so it starts at each utterance's own end. That is
+    the result of packed sequences at half their cost.
+
+    Args:
+        input_size: F.
+        hidden_size: units of each layer and direction.
+        num_layers: how many.
+        dropout: between layers.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, *, dropout: float) -> None:
+        super().__init__()
+        sizes = [input_size] + [2 * hidden_size] * (num_layers - 1)
+        self.ahead = nn.ModuleList(nn.GRU(size, hidden_size, batch_first=True) for size in sizes)
+        self.back = nn.ModuleList(nn.GRU(size, hidden_size, batch_first=True) for size in sizes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> (B, T, 2 hidden_size); what stands beyond each length means nothing."""
+        for place, (ahead, back) in enumerate(zip(self.ahead, self.back, strict=True)):
+            x = self.dropout(x) if place else x
+            from_the_end, _ = back(reverse_sequences(x, lengths))
+            x = torch.cat([ahead(x)[0], reverse_sequences(from_the_end, lengths)], dim=-1)
+        return x
 
 
 class ConvGRUEncoder(nn.Module):
@@ -46,13 +82,11 @@ class ConvGRUEncoder(nn.Module):
         self.subsampling = ConvSubsampling(
             input_dim=input_dim, channels=channels, kernel_sizes=kernel_sizes, strides=strides, dropout=dropout
         )
-        self.recurrence = nn.GRU(
-            channels,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if num_layers > 1 else 0.0,
+        between = dropout if num_layers > 1 else 0.0
+        self.recurrence: nn.Module = (
+            BidirectionalGRU(channels, hidden_size, num_layers, dropout=between)
+            if bidirectional
+            else nn.GRU(channels, hidden_size, num_layers, batch_first=True, dropout=between)
         )
         self.output_dropout = nn.Dropout(dropout)
 
@@ -74,12 +108,7 @@ class ConvGRUEncoder(nn.Module):
 
     def context(self, latents: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, T', channels), (B,) -> c (B, T', output_dim), (B,); zero beyond each length."""
-        if self.bidirectional:  # the backward pass must start at each utterance's own end
-            packed = pack_padded_sequence(latents, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-            output, _ = self.recurrence(packed)
-            context, _ = pad_packed_sequence(output, batch_first=True, total_length=latents.shape[1])
-        else:
-            context, _ = self.recurrence(latents)
+        context = self.recurrence(latents, lengths) if self.bidirectional else self.recurrence(latents)[0]
         return zero_padding(self.output_dropout(context), lengths), lengths
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

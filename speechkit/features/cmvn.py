@@ -56,15 +56,15 @@ class GlobalCMVN(nn.Module):
         Raises:
             ValueError: no frames at all.
         """
-        count, total, square = 0, 0.0, 0.0
+        count, total, square = 0, torch.zeros(()), torch.zeros(())
         for features, lengths in batches:
             valid = features[length_mask(lengths, features.shape[1])].double()
             count, total, square = count + len(valid), total + valid.sum(dim=0), square + valid.square().sum(dim=0)
         if count == 0:
             raise ValueError("`batches` must hold at least one frame, got none.")
-        mean = torch.as_tensor(total) / count
+        mean = total / count
         self.mean.copy_(mean)
-        self.std.copy_((torch.as_tensor(square) / count - mean.square()).clamp(min=1e-10).sqrt())
+        self.std.copy_((square / count - mean.square()).clamp(min=1e-10).sqrt())
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B,) -> the same shapes.

@@ -3,6 +3,8 @@
 The quantized domain (`QuantizedFrontEnd`) will wrap the same two parts.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -16,7 +18,8 @@ class FrontEnd(nn.Module):
 
     def __init__(self, *, features: nn.Module, cmvn: nn.Module | None = None) -> None:
         super().__init__()
-        self.features, self.cmvn = features, cmvn
+        self.features: Any = features
+        self.cmvn = cmvn
 
     @property
     def num_features(self) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, final_fraction: float) -> float:
-    """Factor on the peak rate at a step: linear from 0, then half a cosine (Loshchilov and Hutter 2017) to the floor."""
+    """Factor on the peak rate at a step: linear from 0, then half a cosine to the floor (Loshchilov, Hutter 2017)."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))

@@ -6,6 +6,7 @@ Each is fitted once on training texts (`fit`). What the constructor's arguments 
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from speechkit.text.normalization import normalize_text
 
@@ -121,7 +122,7 @@ class SentencePieceTokenizer(Tokenizer):
             raise ValueError(f'`model_type` must be "unigram" or "bpe", got {model_type!r}.')
         self.num_pieces, self.model_type = num_pieces, model_type
         self._model = b""
-        self._processor = None
+        self._processor: Any = None
 
     def _set_model(self, model: bytes) -> None:
         import sentencepiece

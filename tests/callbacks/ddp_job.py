@@ -35,7 +35,12 @@ def main(manifest: str, kind: str, compression: str, out: str) -> None:
     data = SpeechDataModule(train=[manifest], tokenizer=CharTokenizer(), batch_seconds=4.0, num_buckets=3)
     front_end = FrontEnd(features=MFB(sample_rate_hz=8000, num_mels=20), cmvn=UtteranceCMVN())
     task = Recognition(
-        front_end=front_end, encoder=encoder, tokenizer=data.tokenizer, head_dropout=0.0, learning_rate=0.0, weight_decay=0.0
+        front_end=front_end,
+        encoder=encoder,
+        tokenizer=data.tokenizer,
+        head_dropout=0.0,
+        learning_rate=0.0,
+        weight_decay=0.0,
     )
     recorder = RecordGradients()
     trainer = lightning.Trainer(

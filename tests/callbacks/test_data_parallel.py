@@ -28,7 +28,15 @@ def manifest(make_tone, tmp_path: Path) -> Path:
 
 def gradients(manifest: Path, kind: str, out: Path, num_processes: int, compression: str = "none") -> dict:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    command = [sys.executable, *(launcher if num_processes > 1 else []), str(JOB), str(manifest), kind, compression, str(out)]
+    command = [
+        sys.executable,
+        *(launcher if num_processes > 1 else []),
+        str(JOB),
+        str(manifest),
+        kind,
+        compression,
+        str(out),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -47,7 +55,9 @@ def test_two_processes_have_the_gradients_of_one(manifest: Path, kind: str, tmp_
     for alone, joined in zip(one["steps"], two["steps"], strict=True):
         assert alone.keys() == joined.keys()
         for name, gradient in alone.items():
-            torch.testing.assert_close(joined[name], gradient, atol=1e-5, rtol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(
+                joined[name], gradient, atol=1e-5, rtol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+            )
 
 
 @pytest.mark.slow

@@ -134,5 +134,3 @@ def test_warmup_and_cosine() -> None:
     assert factors[60] == pytest.approx(0.55)
     assert factors[110] == pytest.approx(0.1)
     assert math.isclose(max(factors), 1.0)
-
-

@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechkit.data.synthetic import (
-    ACCENTS,
-    DIGITS,
-    SPLITS,
-    Voice,
-    degrade,
-    plan_voices,
-    speak,
-    synthesize_corpus,
-    usable_variants,
-)
+from speechkit.data.espeak import ACCENTS, Voice, speak, usable_variants
+from speechkit.data.synthetic import DIGITS, SPLITS, degrade, plan_voices, synthesize_corpus
 
 SMALL = {
     "num_voices": 12,
@@ -60,7 +51,8 @@ def test_manifests_describe_the_audio(corpus_dir):
     for split in SPLITS:
         for row in read_rows(corpus_dir, split):
             audio, sample_rate_hz = soundfile.read(corpus_dir / row["audio_filepath"])
-            assert sample_rate_hz == 16000 and audio.ndim == 1
+            assert sample_rate_hz == 16000
+            assert audio.ndim == 1
             assert row["duration"] == round(len(audio) / 16000, 3)
             assert 0.01 < np.abs(audio).max() < 1
             assert row["speaker"] == Path(row["audio_filepath"]).parent.name
@@ -72,7 +64,8 @@ def test_texts_are_digits_and_unlabelled_rows_have_none(corpus_dir):
     for split in ("train", "dev", "test"):
         for row in read_rows(corpus_dir, split):
             words = row["text"].split(" ")
-            assert 3 <= len(words) <= 8 and set(words) <= set(DIGITS)
+            assert 3 <= len(words) <= 8
+            assert set(words) <= set(DIGITS)
             assert 0.2 * len(words) < row["duration"] < 1 + len(words)
     assert all("text" not in row for row in read_rows(corpus_dir, "unlabelled"))
 
@@ -86,6 +79,13 @@ def test_summary_agrees_with_the_manifests(corpus_dir):
         assert corpus["splits"][split]["utterances"] == len(rows)
         assert corpus["splits"][split]["speakers"] == sorted({row["speaker"] for row in rows})
     assert str(corpus_dir) not in (corpus_dir / "corpus.json").read_text()
+
+
+def test_progress_ends_at_the_total_though_the_split_runs_over(tmp_path, capsys):
+    synthesize_corpus(tmp_path / "hidden", **EMPTY | {"dev_minutes": 0.03, "progress": None}, num_workers=1)
+    assert capsys.readouterr().err == ""  # it is not a terminal
+    synthesize_corpus(tmp_path / "shown", **EMPTY | {"dev_minutes": 0.03, "progress": True}, num_workers=1)
+    assert "dev: 100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_voices", [3, 72, 300])
@@ -147,7 +147,7 @@ def test_earlier_corpus_is_kept_unless_overwrite(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argument, value",
+    ("argument", "value"),
     [
         ("num_voices", 2),
         ("num_labelled_voices", 10),

@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
+from speechkit.encoders.recurrent import BidirectionalGRU
+from speechkit.masking import zero_padding
 
 ENCODERS = {
     "gru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16),
@@ -44,8 +47,8 @@ def test_padding_changes_no_gradient(name: str) -> None:
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    if hasattr(encoder, "recurrence"):
-        encoder.recurrence.dropout = 0.0
+        if isinstance(module, nn.GRU):
+            module.dropout = 0.0
     encoder.train()
     batch = torch.randn(2, 40, 12)
     gradients = []
@@ -80,3 +83,16 @@ def test_wrong_strides_are_named() -> None:
         ConvGRUEncoder(kernel_sizes=(3,), strides=(2, 2))
     with pytest.raises(ValueError, match="stride"):
         SeparableConvEncoder(stride=0)
+
+
+def test_bidirectional_gru_is_torchs_on_packed_sequences() -> None:
+    ours, theirs = BidirectionalGRU(5, 4, 2, dropout=0.0), nn.GRU(5, 4, 2, batch_first=True, bidirectional=True)
+    for layer in range(2):
+        for source, suffix in ((ours.ahead[layer], ""), (ours.back[layer], "_reverse")):
+            for name, value in source.named_parameters():
+                theirs.get_parameter(name.replace("l0", f"l{layer}") + suffix).data.copy_(value)
+    x, lengths = torch.randn(3, 9, 5), torch.tensor([9, 1, 6])
+    packed, _ = theirs(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+    expected, _ = pad_packed_sequence(packed, batch_first=True)
+    got = zero_padding(ours(x, lengths), lengths)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)

@@ -1,13 +1,18 @@
 """A run that is killed and resumed ends with the same weights, bit for bit."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from speechkit.callbacks import StepSeed
+from speechkit.cli.main import main
 
 SMALL = str(Path(__file__).with_name("small.yaml"))
 
@@ -29,9 +34,8 @@ def test_killed_in_mid_epoch_and_resumed(corpus: Path, tmp_path: Path) -> None:
     epochs = "trainer.max_epochs=40"
     whole = finish(tmp_path / "whole", epochs)
     broken = tmp_path / "broken"
-    process = subprocess.Popen(
-        command(broken, epochs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command(broken, epochs), env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
     last = broken / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
@@ -43,38 +47,32 @@ def test_killed_in_mid_epoch_and_resumed(corpus: Path, tmp_path: Path) -> None:
     assert finish(broken, epochs, "--ckpt", "last") == whole
 
 
+class Interrupted(Exception):  # noqa: N818
+    """What ends the training in mid-epoch."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first_steps", [1, 5, 7])
-def test_stopped_anywhere_and_resumed(corpus: Path, tmp_path: Path, first_steps: int) -> None:
-    """Also behind the last batch of an epoch, before and behind its validation."""
-    from speechkit.cli.main import main
+def test_stopped_anywhere_and_resumed(
+    corpus: Path, tmp_path: Path, first_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch has five steps, so also behind the last batch of one."""
 
     def run(out: str, *more: str) -> bytes:
         assert main(["finetune", "--config", SMALL, "--out", str(tmp_path / out), *more]) == 0
         return (tmp_path / out / "bundle" / "model.safetensors").read_bytes()
 
     whole = run("whole")
-    steps_of_an_epoch = 5
-    from speechkit.callbacks import StepSeed
-
-    class Stop(Exception):
-        pass
-
+    steps = itertools.count()
     original = StepSeed.on_train_batch_start
-    seen = 0
 
-    def stop_later(self, trainer, *arguments):
-        nonlocal seen
-        if seen == first_steps:
-            raise Stop
-        seen += 1
-        original(self, trainer, *arguments)
+    def stop_later(self: StepSeed, *arguments: Any) -> None:
+        if next(steps) == first_steps:
+            raise Interrupted
+        original(self, *arguments)
 
-    StepSeed.on_train_batch_start = stop_later
-    try:
-        with pytest.raises(Stop):
+    with monkeypatch.context() as patch:
+        patch.setattr(StepSeed, "on_train_batch_start", stop_later)
+        with pytest.raises(Interrupted):
             run("broken", "--checkpoint-every", "1")
-    finally:
-        StepSeed.on_train_batch_start = original
     assert run("broken", "--ckpt", "last") == whole
-    assert steps_of_an_epoch
