@@ -172,11 +172,12 @@ def plot_demo(result: dict[str, Any]) -> None:
 
     figure, axes = plt.subplots(figsize=(6.4, 2.4), layout="constrained")
     names = {"scratch": "labels only", "pretrained": "pretrained, then labels"}
-    for place, (key, name) in enumerate(names.items()):
+    for place, key in enumerate(names):
         values = [100 * row[f"{key}_wer"] for row in result["seeds"]]
-        axes.barh(place, statistics.mean(values), color=("0.75", "tab:blue")[place], height=0.6)
+        mean = statistics.mean(values)
+        axes.barh(place, mean, color=("0.75", "tab:blue")[place], height=0.6)
         axes.plot(values, [place] * len(values), "k.", markersize=5)
-        axes.annotate(f"{statistics.mean(values):.1f} %", (statistics.mean(values), place), (6, -4), textcoords="offset points")
+        axes.annotate(f"{mean:.1f} %", (mean, place), (6, -4), textcoords="offset points")
     axes.set_yticks(range(len(names)), list(names.values()))
     axes.invert_yaxis()
     axes.set_xlabel("word error rate on held-out speakers, % (bars: mean; dots: three seeds)")
