@@ -1,23 +1,64 @@
-"""What a recipe asks of its data, for `speechkit data check --config`."""
+"""What a recipe asks of its data, for `speechkit data check --config`: only the parts that matter are built."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
+from speechkit import parts
+from speechkit.data import read_utterances
 from speechkit.data.check import Recipe
+from speechkit.data.manifest import expand_path
 from speechkit.pipelines.recipes import find_recipe
-from speechkit.pipelines.training import parse
-from speechkit.tasks import Recognition
 
 
-def recipe_requirements(name: str) -> Recipe:
-    """Builds a fine-tuning recipe's parts and takes rate, tokenizer and strides from them.
+def recipe_requirements(name: str, manifest: str) -> Recipe:
+    """Rate, strides and tokenizer of a recipe for pretraining (which has no tokenizer) or fine-tuning.
+
+    Args:
+        name: a recipe's name or file.
+        manifest: a tokenizer that takes its vocabulary from the training texts takes it from here where the recipe's
+            `data.train` is not at hand.
 
     Raises:
-        ValueError: no such recipe, or one that does not parse.
+        ValueError: no such recipe, or one whose parts cannot be built.
     """
-    cli = parse(Recognition, [find_recipe(name, "finetune")], ["trainer.logger=false"])
-    front_end, encoder = cli.model.front_end, cli.model.encoder
+    recipe = _read_recipe(find_recipe(name))
+    data = recipe.get("data") or {}
+    front_end, encoder = parts.build(recipe["model"]["front_end"]), parts.build(recipe["model"]["encoder"])
+    tokenizer = parts.build(data["tokenizer"]) if data.get("tokenizer") else None
+    if tokenizer is not None and tokenizer.vocab_size == 1:
+        train = data.get("train") or []
+        tokenizer.fit(_texts([train] if isinstance(train, str) else train, manifest))
 
     def output_lengths(num_samples: torch.Tensor) -> torch.Tensor:
         return encoder.output_lengths(front_end.output_lengths(num_samples))
 
-    return Recipe(front_end.sample_rate_hz, cli.model.tokenizer, output_lengths)
+    return Recipe(front_end.sample_rate_hz, tokenizer, output_lengths)
+
+
+def _read_recipe(path: Path) -> Mapping[str, Any]:
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: must be YAML ({' '.join(str(error).split())})") from None
+    model = recipe.get("model") if isinstance(recipe, Mapping) else None
+    if not isinstance(model, Mapping) or not {"front_end", "encoder"} <= model.keys():
+        raise ValueError(f"{path}: must have `model.front_end` and `model.encoder`")
+    return recipe
+
+
+def _texts(train: Sequence[str], manifest: str) -> Iterable[str]:
+    if not train or not all(_is_there(path) for path in train):
+        print(f"note: {manifest}: gives the vocabulary, as the recipe's `data.train` is not at hand")
+        train = [manifest]
+    return [utterance.text or "" for path in train for utterance in read_utterances(path)]
+
+
+def _is_there(manifest: str) -> bool:
+    try:
+        return expand_path(manifest).is_file()
+    except ValueError:  # a variable that is not set
+        return False

@@ -17,10 +17,12 @@ from typing import Any
 
 import lightning
 import torch
+import yaml
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 import speechkit
@@ -42,6 +44,7 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         if "tokenizer" in self._model_class.__init__.__annotations__:
             parser.link_arguments("data.fitted_tokenizer", "model.tokenizer", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
 
 def parse(
@@ -70,7 +73,7 @@ def parse(
             trainer_defaults={"use_distributed_sampler": False, **(trainer_defaults or {})},
             parser_kwargs={"exit_on_error": False},
         )
-    except ArgumentError as error:
+    except (ArgumentError, MisconfigurationException, RuntimeError) as error:  # torch's parts raise RuntimeError
         raise ValueError(_one_line(error)) from None
 
 
@@ -122,6 +125,8 @@ def train(
         trainer.limit_val_batches = 0
     if trainer.is_global_zero:
         _record(folder, cli)
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint, task)
     _fit_global_cmvn(task, data)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
@@ -153,7 +158,7 @@ def _trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, 
             }
             for kind in (CSVLogger, TensorBoardLogger)
         ],
-        "callbacks": [StepSeed(), Throughput(), LearningRateMonitor("step"), last],
+        "callbacks": [StepSeed(), Throughput(), last],
         "log_every_n_steps": 10,
         "gradient_clip_val": 5.0,
         "num_sanity_val_steps": 0,
@@ -182,6 +187,21 @@ def _checkpoint_to_resume(resume_from: str | None, last: Path) -> Path | None:
     return checkpoint
 
 
+def _check_checkpoint(checkpoint: Path, task: lightning.LightningModule) -> None:
+    """Raises ValueError where the file is no checkpoint, or one of other parts."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # whatever a damaged file makes torch's unpickler raise
+        raise ValueError(f"--ckpt {checkpoint}: not a checkpoint of speechkit ({type(error).__name__})") from None
+    shapes = {name: tuple(value.shape) for name, value in task.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in state.items()}
+    different = [name for name in {**shapes, **theirs} if shapes.get(name) != theirs.get(name)]
+    if different:
+        name = different[0]
+        difference = f"{name} is {theirs.get(name, 'missing')} there and {shapes.get(name, 'missing')} here"
+        raise ValueError(f"--ckpt {checkpoint}: made with another recipe, {difference}")
+
+
 def _fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> None:
     """Takes the statistics of a `GlobalCMVN` from an hour of training audio, the same on every rank."""
     front_end: Any = task.front_end
@@ -206,8 +226,10 @@ def _fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) ->
 def _record(folder: Path, cli: TrainingCLI) -> None:
     """Writes what a reader needs to repeat the run."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = cli.parser.dump(cli.config, skip_link_targets=False, skip_none=False)
-    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    for name in ("logger", "default_root_dir"):  # of this run folder: a run of this file elsewhere has its own
+        config["trainer"].pop(name, None)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     versions = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
     facts = {
         "speechkit": speechkit.__version__,

@@ -8,6 +8,7 @@
 A zipped bundle is read in memory: nothing of it is ever written to disk.
 """
 
+import lzma
 import os
 import stat
 import zipfile
@@ -23,12 +24,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 import speechkit
-from speechkit.parts import build, describe
+from speechkit.parts import TRUSTED_PACKAGES, build, describe
 from speechkit.text import Tokenizer
 
 FORMAT = 1
 _MODULES = ("front_end", "encoder", "head")
 _LARGEST_ARCHIVE_BYTES = 16 << 30
+_DECOMPRESSION_ERRORS = (zlib.error, lzma.LZMAError)
 _KNOWN_FILES = ("config.yaml", "model.safetensors", "tokens.model", "card.md")
 
 
@@ -78,7 +80,7 @@ def load_bundle(path: str | os.PathLike[str], *, trusted_packages: Sequence[str]
     """
     files = _read_archive(Path(path)) if Path(path).is_file() else _read_folder(Path(path))
     try:
-        return _from_files(files, ("speechkit", *trusted_packages))
+        return _from_files(files, (*TRUSTED_PACKAGES, *trusted_packages))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -157,7 +159,15 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             prefix = f"{roots.pop()}/" if len(roots) == 1 and "config.yaml" not in roots else ""
             names = {member.filename.removeprefix(prefix): member for member in members}
             files = {name: archive.read(names[name]) for name in _KNOWN_FILES if name in names}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        EOFError,
+        RuntimeError,
+        OSError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         raise ValueError(f"{path}: damaged or not a .zip archive ({error})") from None
     for name, content in files.items():
         if len(content) != names[name].file_size:

@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+TRUSTED_PACKAGES = ("speechkit.features", "speechkit.encoders", "speechkit.heads", "speechkit.text")
+
 
 def describe(part: object) -> dict[str, Any]:
     """The description from which `build` makes an equal part (weights apart).
@@ -28,7 +30,7 @@ def describe(part: object) -> dict[str, Any]:
     return {"class_path": _public_path(cls), "init_args": init_args}
 
 
-def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = ("speechkit",)) -> Any:
+def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = TRUSTED_PACKAGES) -> Any:
     """Imports the class and calls it with its arguments, nested descriptions first.
 
     Raises:
@@ -39,14 +41,14 @@ def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = (
     path = description.get("class_path")
     if not isinstance(path, str) or "." not in path:
         raise ValueError(f"`class_path` must name a class as package.Class, got {path!r}.")
-    if path.split(".")[0] not in trusted_packages:
+    if not _is_inside(path, trusted_packages):
         raise ValueError(f"`class_path` must lie in a trusted package ({', '.join(trusted_packages)}), got {path!r}.")
     module_name, class_name = path.rsplit(".", 1)
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError):
         raise ValueError(f"`class_path` names no class of this version: {path!r}.") from None
-    if not inspect.isclass(cls) or cls.__module__.split(".")[0] not in trusted_packages:
+    if not inspect.isclass(cls) or not _is_inside(cls.__module__, trusted_packages):
         raise ValueError(f"`class_path` must name a class of a trusted package, got {path!r}.")
     init_args = description.get("init_args") or {}
     if not isinstance(init_args, Mapping) or not all(isinstance(name, str) for name in init_args):
@@ -56,6 +58,10 @@ def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = (
         return cls(**built)
     except (TypeError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:  # values of a wrong kind
         raise ValueError(f"`init_args` of {path}: {' '.join(str(error).split())}") from None
+
+
+def _is_inside(path: str, packages: Sequence[str]) -> bool:
+    return any(path == package or path.startswith(f"{package}.") for package in packages)
 
 
 def _build_value(value: Any, trusted_packages: Sequence[str]) -> Any:

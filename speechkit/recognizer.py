@@ -51,6 +51,7 @@ class Recognizer:
     def __init__(
         self, *, front_end: nn.Module, encoder: nn.Module, head: nn.Module, tokenizer: Tokenizer, device: str = "cpu"
     ) -> None:
+        check_device(device)
         self.front_end: Any
         self.front_end, self.encoder, self.head = (part.to(device).eval() for part in (front_end, encoder, head))
         self.tokenizer = tokenizer
@@ -137,7 +138,10 @@ class Recognizer:
 
     def _load(self, item: Input | Span, rate: int) -> np.ndarray:
         if isinstance(item, np.ndarray | Tensor):
-            samples = np.asarray(item, dtype=np.float32)
+            samples = np.asarray(item)
+            if not np.issubdtype(samples.dtype, np.floating):
+                raise ValueError(f"`inputs` must hold float samples in [-1, 1], got {samples.dtype}.")
+            samples = samples.astype(np.float32)
             if samples.ndim != 1:
                 raise ValueError(f"`inputs` must hold arrays of shape (N,), got {samples.shape}.")
             if not np.isfinite(samples).all():
@@ -150,6 +154,15 @@ class Recognizer:
             offset_seconds=span.offset_seconds,
             duration_seconds=span.duration_seconds,
         )
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError where the device does not exist or this torch cannot use it."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"`device` must be one that torch can use here, got {device!r}: {reason}") from None
 
 
 def _duration_seconds(item: Input | Span, rate: int) -> float:

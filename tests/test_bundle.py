@@ -242,7 +242,7 @@ def test_encoder_of_another_kind(folder: Path, path: str) -> None:
 
 
 def test_tokenizer_of_another_kind(folder: Path) -> None:
-    part = {"class_path": "speechkit.audio.GainPerturbation"}
+    part = {"class_path": "speechkit.features.MFB"}
     assert "must be a Tokenizer" in refusal(edit_config(folder, lambda config: config.update(tokenizer=part)))
 
 

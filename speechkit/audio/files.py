@@ -4,6 +4,7 @@ soundfile (libsndfile) reads WAV, FLAC, OGG, Opus and MP3; what it refuses by fo
 path. A file that decodes only in part, or holds NaN, is an error: silence about it would train on rubbish.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Iterable
@@ -19,6 +20,9 @@ from speechkit.audio.truncation import missing_bytes
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif", ".au", ".wma", ".webm")
 AUDIOREAD_SUFFIXES = (".m4a", ".aac", ".wma", ".webm", ".mp4")
 _UNKNOWN_FRAMES = (1 << 63) - 1  # libsndfile's SF_COUNT_MAX
+
+_log = logging.getLogger(__name__)
+_said: set[str] = set()
 
 
 class AudioError(ValueError):
@@ -85,6 +89,10 @@ def load_audio(
     mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds samples that are NaN or infinite")
+    if samples.shape[1] > 1:
+        _say_once("channels", f"{path}: {samples.shape[1]} channels, mixed down (said once)")
+    if rate != sample_rate_hz:
+        _say_once("rate", f"{path}: {rate} Hz, resampled to {sample_rate_hz} Hz (said once)")
     return resample(mono, rate, sample_rate_hz)
 
 
@@ -115,6 +123,13 @@ def find_audio_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         else:
             raise ValueError(f"{path}: no such file or folder")
     return found
+
+
+def _say_once(kind: str, message: str) -> None:
+    """Tells of what is handled without fail, but only of the first file that it happens to."""
+    if kind not in _said:
+        _said.add(kind)
+        _log.warning(message)
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:

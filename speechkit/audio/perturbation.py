@@ -82,7 +82,7 @@ class NoisePerturbation(Perturbation):
 
 
 class PausePerturbation(Perturbation):
-    """Lengthens pauses: inserts quiet at quiet places, so that a word's neighbourhood of silence tells nothing of it.
+    """Lengthens pauses: inserts quiet between words, so that the silence around a word tells nothing of it.
 
     A model trained on few utterances otherwise learns what tends to come first, or behind a long pause. What is
     inserted is the utterance's own quietest stretch, mirrored to any length.
@@ -110,7 +110,9 @@ class PausePerturbation(Perturbation):
         quietest = int(np.argmin(energy))
         quiet = samples[quietest * frame : (quietest + 1) * frame]
         loop = np.concatenate([quiet, quiet[::-1]])
-        candidates = np.flatnonzero(energy <= np.quantile(energy, 0.25))
+        candidates = self._pauses(energy)
+        if len(candidates) == 0:
+            return samples
         places = np.unique(generator.choice(candidates, size=generator.integers(1, self.max_pauses + 1)))
         parts, done = [], 0
         for place in places:
@@ -119,3 +121,9 @@ class PausePerturbation(Perturbation):
             parts += [samples[done:cut], np.resize(loop, length)]
             done = cut
         return np.concatenate([*parts, samples[done:]]).astype(np.float32)
+
+    @staticmethod
+    def _pauses(energy: np.ndarray) -> np.ndarray:
+        """Places that are quieter than the 150 ms on either side, and 10 dB below the loud parts."""
+        around = np.lib.stride_tricks.sliding_window_view(np.pad(energy, 3, constant_values=np.inf), 7)
+        return np.flatnonzero((energy <= around.min(axis=1)) & (energy < 0.1 * np.quantile(energy, 0.9)))

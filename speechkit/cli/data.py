@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -10,7 +11,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         name, help="import, check and synthesise corpora", description="Corpora and manifests."
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    importer = actions.add_parser("import", help="another toolkit's corpus -> a manifest")
+    importer = actions.add_parser("import", help="another toolkit's corpus -> a manifest; exit status 1 on any failure")
     importer.add_argument("kind", choices=("kaldi", "csv", "librispeech"))
     importer.add_argument("source", metavar="SRC", help="data folder, table or corpus folder")
     importer.add_argument("out", metavar="OUT", help="the manifest to write (.jsonl)")
@@ -36,12 +37,27 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from speechkit.data import write_utterances
+    from speechkit.audio import AudioError
+    from speechkit.data import Utterance, write_utterances
     from speechkit.data.importers import IMPORTERS
 
-    count = write_utterances(arguments.out, IMPORTERS[arguments.kind](Path(arguments.source)))
+    source = Path(arguments.source)
+    if not source.exists():
+        raise ValueError(f"{source}: no such file or folder")
+    num_failed = 0
+
+    def usable() -> Iterator[Utterance]:
+        nonlocal num_failed
+        for item in IMPORTERS[arguments.kind](source):
+            if isinstance(item, AudioError):
+                print(f"failed: {item}", file=sys.stderr)
+                num_failed += 1
+            else:
+                yield item
+
+    count = write_utterances(arguments.out, usable())
     print(f"{arguments.out}: {count} utterances")
-    return 0
+    return 1 if num_failed else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -53,7 +69,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.config is not None:
         from speechkit.pipelines.checking import recipe_requirements
 
-        recipe = recipe_requirements(arguments.config)
+        recipe = recipe_requirements(arguments.config, arguments.manifests[0])
     counts = {"error": 0, "note": 0}
     with tqdm(unit=" files", disable=not sys.stderr.isatty()) as bar:
         for problem in check_manifests(arguments.manifests, recipe=recipe, on_progress=bar.update):
@@ -66,6 +82,8 @@ def _check(arguments: argparse.Namespace) -> int:
 def _synth(arguments: argparse.Namespace) -> int:
     from speechkit.data.synthetic import synthesize_corpus
 
+    if Path(arguments.out).is_file():
+        raise ValueError(f"{arguments.out}: is a file, and a corpus is a folder")
     facts = synthesize_corpus(
         arguments.out,
         num_voices=arguments.voices,

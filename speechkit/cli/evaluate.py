@@ -14,6 +14,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("manifest", metavar="MANIFEST")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, as fractions")
     parser.add_argument("--device", default="cpu", help="(%(default)s)")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -24,7 +27,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from speechkit.pipelines.evaluate import evaluate
     from speechkit.recognizer import Recognizer
 
-    recognizer = Recognizer.load(arguments.bundle, device=arguments.device)
+    recognizer = Recognizer.load(arguments.bundle, device=arguments.device, trusted_packages=arguments.trust)
     with tqdm(unit=" s audio", disable=not sys.stderr.isatty()) as bar:
         result = evaluate(recognizer, expand_path(arguments.manifest), on_progress=bar.update)
     words, (low, high) = result.wer.counts, result.wer.interval

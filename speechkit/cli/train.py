@@ -1,6 +1,7 @@
 """`speechkit pretrain` and `speechkit finetune`: recipes and overrides -> a run folder with a bundle."""
 
 import argparse
+import os
 
 _HELP = {
     "pretrain": "train an encoder on audio alone",
@@ -39,17 +40,24 @@ def _run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name} is required")
     if arguments.checkpoint_every < 1:
         raise ValueError(f"--checkpoint-every must be at least 1, got {arguments.checkpoint_every}")
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
     from speechkit.pipelines.finetune import finetune
     from speechkit.pipelines.pretrain import pretrain
 
     job = {"pretrain": pretrain, "finetune": finetune}[arguments.command]
-    bundle = job(
-        arguments.config,
-        arguments.out,
-        overrides,
-        resume_from=arguments.ckpt,
-        checkpoint_every_n_steps=arguments.checkpoint_every,
-    )
+    try:
+        bundle = job(
+            arguments.config,
+            arguments.out,
+            overrides,
+            resume_from=arguments.ckpt,
+            checkpoint_every_n_steps=arguments.checkpoint_every,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0
     print(f"bundle: {bundle}")
     if arguments.command == "pretrain":
         print(f"next: speechkit finetune --config RECIPE --out DIR --model.encoder_from {bundle}")

@@ -24,6 +24,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--batch-seconds", type=float, default=120.0, metavar="S", help="audio in a batch (%(default)s)"
     )
     parser.add_argument("--device", default="cpu", help="(%(default)s)")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -33,7 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from speechkit.recognizer import Recognizer
 
     files = find_audio_files(arguments.inputs)
-    recognizer = Recognizer.load(arguments.model, device=arguments.device)
+    recognizer = Recognizer.load(arguments.model, device=arguments.device, trusted_packages=arguments.trust)
     targets = _targets(files, Path(arguments.out), arguments.format) if arguments.out else None
     failed = 0
     with tqdm(total=len(files), unit=" files", disable=not sys.stderr.isatty()) as bar:

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -123,9 +124,10 @@ def _shared_audio(manifests: dict[str, list[Utterance]]) -> Iterator[Problem]:
 
 
 def _same_content(group: Iterable[tuple[str, Utterance]]) -> Iterator[Problem]:
+    digest = cache(_digest)  # a long recording stands in many segments
     seen: dict[tuple[str, float], tuple[str, Utterance]] = {}
     for manifest, utterance in group:
-        key = (_digest(utterance.audio_path), utterance.offset_seconds)
+        key = (digest(utterance.audio_path), utterance.offset_seconds)
         first_manifest, first = seen.setdefault(key, (manifest, utterance))
         if first_manifest != manifest:
             yield Problem(

@@ -1,19 +1,16 @@
 """Manifests -> loaders for a Lightning trainer, resumable in mid-epoch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from speechkit.audio import Perturbation
+from speechkit.audio import AudioError, Perturbation
 from speechkit.data.dataset import SpeechBatch, SpeechDataset
 from speechkit.data.manifest import read_cuts
-from speechkit.data.sampler import BucketBatchSampler
-from speechkit.text import Tokenizer
-
-if TYPE_CHECKING:
-    pass
+from speechkit.data.sampler import BucketBatchSampler, Draw
+from speechkit.text import Tokenizer, normalize_text
 
 
 class SpeechDataModule(lightning.LightningDataModule):
@@ -22,8 +19,8 @@ class SpeechDataModule(lightning.LightningDataModule):
     The sample rate is that of the task's front end. Batches are stated in seconds of audio over all devices together.
 
     Args:
-        train: manifests, one or several; `$NAME` in a path is an environment variable.
-        dev: manifests that choose the best checkpoint; none means that the last one is kept.
+        train: a manifest or several; `$NAME` in a path is an environment variable.
+        dev: a manifest or several that choose the best checkpoint; none means that the last one is kept.
         tokenizer: text -> labels; an unfitted one takes its vocabulary from the training texts. None for pretraining.
         batch_seconds: audio in a batch over all devices, padding included.
         num_buckets: classes of duration; more means less padding and less mixing.
@@ -41,16 +38,16 @@ class SpeechDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         *,
-        train: Sequence[str],
-        dev: Sequence[str] = (),
+        train: Sequence[str] | str,
+        dev: Sequence[str] | str = (),
         tokenizer: Tokenizer | None = None,
         batch_seconds: float = 160.0,
         num_buckets: int = 8,
         min_seconds: float = 0.1,
         max_seconds: float = 30.0,
         crop_seconds: float | None = None,
-        speakers: Sequence[str] = (),
-        exclude_speakers: Sequence[str] = (),
+        speakers: Sequence[str] | str = (),
+        exclude_speakers: Sequence[str] | str = (),
         perturbations: Sequence[Perturbation] = (),
         num_workers: int = 0,
         cache_gigabytes: float = 2.0,
@@ -62,8 +59,10 @@ class SpeechDataModule(lightning.LightningDataModule):
         self.batch_seconds, self.num_buckets, self.seed = batch_seconds, num_buckets, seed
         self.min_seconds, self.max_seconds, self.crop_seconds = min_seconds, max_seconds, crop_seconds
         self.perturbations, self.num_workers, self.cache_gigabytes = perturbations, num_workers, cache_gigabytes
-        self.dev, self.tokenizer = dev, tokenizer
-        self.train_cuts = self._training_cuts(train, speakers, exclude_speakers)
+        self.dev, self.tokenizer = _as_list(dev), tokenizer
+        self.train_cuts = self._training_cuts(_as_list(train), _as_list(speakers), _as_list(exclude_speakers))
+        if tokenizer is not None:
+            _require_text(self.train_cuts, _as_list(train))
         if tokenizer is not None and tokenizer.vocab_size == 1:
             tokenizer.fit(cut.supervisions[0].text or "" for cut in self.train_cuts)
         self._resume: tuple[int, int] = (0, 0)
@@ -71,7 +70,7 @@ class SpeechDataModule(lightning.LightningDataModule):
     def _training_cuts(
         self, manifests: Sequence[str], speakers: Sequence[str], exclude_speakers: Sequence[str]
     ) -> list[Any]:
-        cuts = [cut for manifest in manifests for cut in read_cuts(manifest)]
+        cuts = _read_all(manifests)
         kept = [
             cut
             for cut in cuts
@@ -93,6 +92,7 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     @property
     def train_seconds(self) -> float:
+        """Audio that is trained on, before crops and perturbations."""
         return sum(cut.duration for cut in self.train_cuts)
 
     def setup(self, stage: str) -> None:
@@ -108,7 +108,9 @@ class SpeechDataModule(lightning.LightningDataModule):
             cache_bytes=self.cache_gigabytes * 1e9,
             seed=self.seed,
         )
-        dev_cuts = [cut for manifest in self.dev for cut in read_cuts(manifest)]
+        dev_cuts = _read_all(self.dev)
+        if self.dev and self.tokenizer is not None:
+            _require_text(dev_cuts, self.dev)
         self.dev_set = SpeechDataset(
             dev_cuts, sample_rate_hz=rate, tokenizer=self.tokenizer, cache_bytes=self.cache_gigabytes * 1e9
         )
@@ -121,8 +123,6 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     def _loader(self, dataset: SpeechDataset, *, shuffle: bool) -> DataLoader[SpeechBatch]:
         assert self.trainer is not None
-        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError("`trainer.use_distributed_sampler` must be false: batches are split over ranks already.")
         sampler = BucketBatchSampler(
             dataset.durations_seconds,
             batch_seconds=self.batch_seconds,
@@ -135,13 +135,19 @@ class SpeechDataModule(lightning.LightningDataModule):
         if shuffle:
             sampler.resume(*self._resume)
         return DataLoader(
-            dataset,
+            _ErrorsAsItems(dataset) if self.num_workers else dataset,
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+
+    def on_before_batch_transfer(self, batch: SpeechBatch | AudioError, dataloader_idx: int) -> SpeechBatch:
+        """Raises a worker's error in the training process."""
+        if isinstance(batch, AudioError):
+            raise batch
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of which epoch the checkpoint's weights have seen."""
@@ -155,3 +161,38 @@ class SpeechDataModule(lightning.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Training goes on behind those batches."""
         self._resume = (state_dict["epoch"], state_dict["batches_done"])
+
+
+class _ErrorsAsItems(Dataset[SpeechBatch | AudioError]):
+    """Returns an `AudioError` instead of raising it: from a worker, torch would raise its whole traceback as text."""
+
+    def __init__(self, dataset: SpeechDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draws: list[Draw]) -> SpeechBatch | AudioError:
+        try:
+            return self.dataset[draws]
+        except AudioError as error:
+            return error
+
+
+def _as_list(names: Sequence[str] | str) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _read_all(manifests: Sequence[str]) -> list[Any]:
+    cuts: list[Any] = []
+    for manifest in manifests:
+        of_manifest = list(read_cuts(manifest))
+        if not of_manifest:
+            raise ValueError(f"{manifest}: holds no utterances")
+        cuts += of_manifest
+    return cuts
+
+
+def _require_text(cuts: Sequence[Any], manifests: Sequence[str]) -> None:
+    if not any(normalize_text(cut.supervisions[0].text or "") for cut in cuts):
+        raise ValueError(f"{', '.join(manifests)}: no utterance has a `text` that is not empty")

@@ -1,6 +1,6 @@
 """Cuts -> batches of waveforms and label ids. One item of the dataset is a whole batch, as a sampler draws it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from speechkit.data.sampler import Draw
 from speechkit.text import Tokenizer
 
 if TYPE_CHECKING:
-    from lhotse import CutSet
+    from lhotse import MonoCut
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SpeechDataset(Dataset[SpeechBatch]):
     """Decodes, perturbs and collates.
 
     Args:
-        cuts: utterances, each with one supervision.
+        cuts: utterances, each with one supervision, as `read_cuts` gives them.
         sample_rate_hz: rate of the waveforms.
         tokenizer: text -> ids; none gives empty targets.
         perturbations: applied to each waveform in order, with a generator seeded by (seed, epoch, index).
@@ -60,7 +60,7 @@ class SpeechDataset(Dataset[SpeechBatch]):
 
     def __init__(
         self,
-        cuts: "CutSet",
+        cuts: "Iterable[MonoCut]",
         *,
         sample_rate_hz: int,
         tokenizer: Tokenizer | None = None,
@@ -94,11 +94,12 @@ class SpeechDataset(Dataset[SpeechBatch]):
         waveforms = [torch.from_numpy(self._waveform(draw)) for draw in draws]
         targets = [self._targets[draw.index] for draw in draws]
         supervisions = [self.cuts[draw.index].supervisions[0] for draw in draws]
+        real = torch.tensor([draw.weight > 0 for draw in draws])  # a filler is all padding: nothing sees it
         return SpeechBatch(
             waveform=pad_sequence(waveforms, batch_first=True),
-            lengths=torch.tensor([len(waveform) for waveform in waveforms]),
+            lengths=real * torch.tensor([len(waveform) for waveform in waveforms]),
             targets=pad_sequence(targets, batch_first=True),
-            target_lengths=torch.tensor([len(target) for target in targets]),
+            target_lengths=real * torch.tensor([len(target) for target in targets]),
             weights=torch.tensor([draw.weight for draw in draws]),
             loss_scale=draws[0].loss_scale,
             ids=[self.cuts[draw.index].id for draw in draws],
@@ -106,16 +107,17 @@ class SpeechDataset(Dataset[SpeechBatch]):
             speakers=[supervision.speaker for supervision in supervisions],
         )
 
-    def _encode(self, cut: Any) -> Tensor:
+    def _encode(self, cut: "MonoCut") -> Tensor:
         if self.tokenizer is None:
             return torch.zeros(0, dtype=torch.long)
+        name = f"{cut.manifest}: {cut.id}" if cut.has_custom("manifest") else cut.id
         text = cut.supervisions[0].text
         if text is None:
-            raise ValueError(f"{cut.id}: has no `text`, which training with labels needs")
+            raise ValueError(f"{name}: has no `text`, which training with labels needs")
         try:
             return torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
         except ValueError as error:
-            raise ValueError(f"{cut.id}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
 
     def _waveform(self, draw: Draw) -> np.ndarray:
         samples = self._cache.get(draw.index)

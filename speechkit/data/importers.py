@@ -1,10 +1,13 @@
-"""Other toolkits' corpora -> `Utterance`s: Kaldi data folders, tables (CSV, TSV), LibriSpeech's layout."""
+"""Other toolkits' corpora -> `Utterance`s: Kaldi data folders, tables (CSV, TSV), LibriSpeech's layout.
+
+An importer yields an `AudioError` in the place of an utterance whose audio cannot be used, and goes on.
+"""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from speechkit.audio import read_audio_info
+from speechkit.audio import AudioError, read_audio_info
 from speechkit.data.manifest import Utterance
 
 _PATH_COLUMNS = ("audio_filepath", "path", "file", "filename", "file_name", "wav", "audio")
@@ -12,11 +15,11 @@ _TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription")
 _SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 
 
-def import_kaldi(folder: Path) -> Iterator[Utterance]:
+def import_kaldi(folder: Path) -> Iterator[Utterance | AudioError]:
     """A Kaldi data folder: `wav.scp` with files (no pipes), optional `segments`, `text`, `utt2spk`.
 
     Raises:
-        ValueError: no wav.scp, or an entry that is a command.
+        ValueError: no wav.scp, an entry that is a command, or a file that breaks Kaldi's format.
     """
     if not (folder / "wav.scp").is_file():
         raise ValueError(f"{folder}: a Kaldi data folder must hold wav.scp")
@@ -35,44 +38,39 @@ def import_kaldi(folder: Path) -> Iterator[Utterance]:
             start, end = (float(time) for time in times) if times else (0.0, -1.0)
         except ValueError:
             raise ValueError(f"{folder / 'segments'}: {name} needs a start and an end, got {' '.join(times)}") from None
-        if end < 0:  # Kaldi's way to say: up to the end
-            end = read_audio_info(path).duration_seconds
-        yield Utterance(path, end - start, texts.get(name), speakers.get(name), start)
+        if not (end < 0 or start < end):
+            yield AudioError(f"{folder / 'segments'}: {name} must end after its start, got {start:g} to {end:g} s")
+        else:
+            yield _utterance(path, texts.get(name), speakers.get(name), start, end)
 
 
-def import_table(table: Path) -> Iterator[Utterance]:
+def import_table(table: Path) -> Iterator[Utterance | AudioError]:
     """A CSV or TSV file with a header: a column of paths (relative to the table's folder), perhaps of text and speaker.
 
     Common names of these columns are known, Common Voice's among them.
 
     Raises:
-        ValueError: no such file, or no column of paths.
+        ValueError: no such file, not a table in UTF-8, no column of paths, or a row without a path.
     """
     if not table.is_file():
         raise ValueError(f"{table}: no such file")
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        if table.suffix == ".tsv":  # Common Voice's sentences hold quotes that quote nothing
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        else:
-            rows = csv.DictReader(file)
-        columns = rows.fieldnames or []
-        path_column = next((name for name in _PATH_COLUMNS if name in columns), None)
-        if path_column is None:
-            raise ValueError(f"{table}: needs a column of paths ({', '.join(_PATH_COLUMNS)}), got {', '.join(columns)}")
-        text_column = next((name for name in _TEXT_COLUMNS if name in columns), None)
-        speaker_column = next((name for name in _SPEAKER_COLUMNS if name in columns), None)
-        for row in rows:
-            if not row[path_column]:
-                raise ValueError(f"{table}:{rows.line_num}: has no `{path_column}`")
-            path = _resolve(table.parent, row[path_column])
-            if not path.is_file() and (table.parent / "clips" / row[path_column]).is_file():
-                path = table.parent / "clips" / row[path_column]  # Common Voice
-            duration = read_audio_info(path).duration_seconds
-            text = row[text_column] if text_column else None
-            yield Utterance(path, duration, text, row[speaker_column] if speaker_column else None)
+    columns, rows = _read_rows(table)
+    path_column = next((name for name in _PATH_COLUMNS if name in columns), None)
+    if path_column is None:
+        raise ValueError(f"{table}: needs a column of paths ({', '.join(_PATH_COLUMNS)}), got {', '.join(columns)}")
+    text_column = next((name for name in _TEXT_COLUMNS if name in columns), None)
+    speaker_column = next((name for name in _SPEAKER_COLUMNS if name in columns), None)
+    for line, row in rows:
+        if not row[path_column]:
+            raise ValueError(f"{table}:{line}: has no `{path_column}`")
+        path = _resolve(table.parent, row[path_column])
+        if not path.is_file() and (table.parent / "clips" / row[path_column]).is_file():
+            path = table.parent / "clips" / row[path_column]  # Common Voice
+        text = row[text_column] if text_column else None
+        yield _utterance(path, text, row[speaker_column] if speaker_column else None)
 
 
-def import_librispeech(folder: Path) -> Iterator[Utterance]:
+def import_librispeech(folder: Path) -> Iterator[Utterance | AudioError]:
     """LibriSpeech's layout: SPEAKER/CHAPTER/*.trans.txt beside the audio, at any depth.
 
     Raises:
@@ -92,19 +90,49 @@ def import_librispeech(folder: Path) -> Iterator[Utterance]:
                 None,
             )
             if path is None:
-                raise ValueError(f"{transcript}: {name} has no audio file beside it")
-            yield Utterance(path, read_audio_info(path).duration_seconds, text, name.split("-")[0])
+                yield AudioError(f"{transcript}: {name} has no audio file beside it")
+            else:
+                yield _utterance(path, text, name.split("-")[0])
 
 
 IMPORTERS = {"kaldi": import_kaldi, "csv": import_table, "librispeech": import_librispeech}
+
+
+def _utterance(
+    path: Path, text: str | None, speaker: str | None, start: float = 0.0, end: float = -1.0
+) -> Utterance | AudioError:
+    """Reads the file's header; a negative end is the file's, as in Kaldi's segments."""
+    try:
+        seconds = read_audio_info(path).duration_seconds
+    except AudioError as error:
+        return error
+    if not 0 <= start < seconds:
+        return AudioError(f"{path}: holds no audio at {start:g} s")
+    return Utterance(path, (seconds if end < 0 else end) - start, text, speaker, start)
+
+
+def _read_rows(table: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """A table's columns, and its rows with their line numbers."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            if table.suffix == ".tsv":  # Common Voice's sentences hold quotes that quote nothing
+                rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            else:
+                rows = csv.DictReader(file)
+            return list(rows.fieldnames or []), [(rows.line_num, row) for row in rows]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{table}: must be a table in UTF-8 ({error})") from None
 
 
 def _read_table(path: Path) -> dict[str, str]:
     """Lines of `key rest`, with spaces or a tab between; nothing where there is no file."""
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8") as file:
-        rows = [line.split(maxsplit=1) for line in file if line.strip()]
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [line.split(maxsplit=1) for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be text in UTF-8 ({error})") from None
     return {key: "".join(rest).strip() for key, *rest in rows}
 
 

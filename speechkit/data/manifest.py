@@ -3,11 +3,13 @@
     {"audio_filepath": "audio/a.flac", "duration": 3.2, "text": "hello", "speaker": "ann", "offset": 0.0}
 
 `audio_filepath` is relative to the manifest's folder, `duration` and `offset` in seconds; only the path is required.
+A file of lhotse cuts (`*.jsonl.gz`) is read wherever a manifest is.
 """
 
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,34 +47,37 @@ def expand_path(path: str | os.PathLike[str]) -> Path:
 
 
 def read_utterances(path: str | os.PathLike[str]) -> list[Utterance]:
-    """Reads a manifest.
+    """Reads a manifest, or a file of lhotse cuts.
 
     Raises:
-        ValueError: no such file, or a line that breaks the format; the message names file, line and rule.
+        ValueError: no such file, or a line or cut that breaks the format; the message names file, place and rule.
     """
-    return list(_iterate(expand_path(path)))
+    target = expand_path(path)
+    if not target.is_file():
+        raise ValueError(f"{target}: no such manifest")
+    return list(_iterate_cuts(target) if target.name.endswith(".jsonl.gz") else _iterate(target))
 
 
 def write_utterances(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> int:
-    """Writes a manifest, with audio paths relative to its folder where they lie below; returns the number of lines."""
+    """Writes a manifest, with audio paths relative to its folder where they lie below; returns the number of lines.
+
+    Raises:
+        ValueError: `path` is a folder.
+    """
     target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"{target}: is a folder, and a manifest is a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     folder, count = target.parent.resolve(), 0
     partial = target.with_name(target.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for utterance in utterances:
-            audio = utterance.audio_path.resolve()
-            row: dict[str, Any] = {
-                "audio_filepath": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio)
-            }
-            if utterance.duration_seconds is not None:
-                row["duration"] = round(utterance.duration_seconds, 4)
-            if utterance.offset_seconds:
-                row["offset"] = round(utterance.offset_seconds, 4)
-            row.update({key: value for key in ("text", "speaker") if (value := getattr(utterance, key)) is not None})
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    os.replace(partial, target)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for utterance in utterances:
+                file.write(json.dumps(_to_row(utterance, folder), ensure_ascii=False) + "\n")
+                count += 1
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
     return count
 
 
@@ -86,17 +91,10 @@ def read_cuts(path: str | os.PathLike[str]) -> "CutSet":
     """
     from lhotse import CutSet
 
-    target = expand_path(path)
-    if target.name.endswith(".jsonl.gz"):
-        if not target.is_file():
-            raise ValueError(f"{target}: no such manifest")
-        return CutSet.from_file(target).to_eager()
-    return CutSet.from_cuts(_to_cut(utterance) for utterance in _iterate(target))
+    return CutSet.from_cuts(_to_cut(utterance, path) for utterance in read_utterances(path))
 
 
 def _iterate(path: Path) -> Iterator[Utterance]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such manifest")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -105,6 +103,24 @@ def _iterate(path: Path) -> Iterator[Utterance]:
                 except (json.JSONDecodeError, UnicodeDecodeError):
                     start = line.strip()[:60].decode(errors="replace")
                     raise ValueError(f"{path}:{number}: each line must be a JSON object, got {start!r}") from None
+
+
+def _iterate_cuts(path: Path) -> Iterator[Utterance]:
+    from lhotse import CutSet
+
+    try:
+        cuts: list[Any] = list(CutSet.from_file(path))
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError, LookupError):  # lhotse checks nothing
+        raise ValueError(f"{path}: must hold lhotse cuts") from None
+    for cut in cuts:
+        if len(getattr(cut, "supervisions", ())) != 1:
+            raise ValueError(f"{path}: {cut.id} must be a cut with one supervision")
+        recording = getattr(cut, "recording", None)
+        if recording is None or [source.type for source in recording.sources] != ["file"] or recording.transforms:
+            raise ValueError(f"{path}: {cut.id} must be of one recording, in one file, without transforms")
+        (supervision,) = cut.supervisions
+        audio = Path(recording.sources[0].source)
+        yield Utterance(audio, cut.duration, supervision.text, supervision.speaker, cut.start, cut.id)
 
 
 def _parse(row: Any, path: Path, number: int) -> Utterance:
@@ -118,11 +134,10 @@ def _parse(row: Any, path: Path, number: int) -> Utterance:
     text = row.get("text")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"{path}:{number}: `text` must be a string, got {text!r}")
-    audio = path.parent / expand_path(row["audio_filepath"])
     offset = float(row.get("offset") or 0.0)
     speaker = row.get("speaker")
     return Utterance(
-        audio_path=audio,
+        audio_path=path.parent / row["audio_filepath"],
         duration_seconds=row.get("duration"),
         text=text,
         speaker=None if speaker is None else str(speaker),
@@ -131,7 +146,19 @@ def _parse(row: Any, path: Path, number: int) -> Utterance:
     )
 
 
-def _to_cut(utterance: Utterance) -> "MonoCut":
+def _to_row(utterance: Utterance, folder: Path) -> dict[str, Any]:
+    audio = utterance.audio_path.resolve()
+    row: dict[str, Any] = {"audio_filepath": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio)}
+    if utterance.duration_seconds is not None:
+        row["duration"] = round(utterance.duration_seconds, 4)
+    if utterance.offset_seconds:
+        row["offset"] = round(utterance.offset_seconds, 4)
+    row.update({key: value for key in ("text", "speaker") if (value := getattr(utterance, key)) is not None})
+    return row
+
+
+def _to_cut(utterance: Utterance, manifest: str | os.PathLike[str]) -> "MonoCut":
+    """The manifest travels with the cut, for messages."""
     from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
     info = read_audio_info(utterance.audio_path)
@@ -161,4 +188,5 @@ def _to_cut(utterance: Utterance) -> "MonoCut":
         channel=0,
         recording=recording,
         supervisions=[supervision],
+        custom={"manifest": str(manifest)},
     )

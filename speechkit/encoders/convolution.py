@@ -46,4 +46,7 @@ class MaskedConv1d(nn.Module):
         """(B, C, T), (B,) -> (B, C', ceil(T / stride)), (B,)."""
         if self._padding != (0, 0):
             x = x.masked_fill(~length_mask(lengths, x.shape[2])[:, None, :], 0.0)
-        return self.conv(F.pad(x, self._padding)), strided_lengths(lengths, self.stride)
+        num_frames = -(-x.shape[2] // self.stride)
+        left, right = self._padding
+        missing = 1 if x.shape[2] == 0 else 0  # a batch without frames: the kernel still needs something to stand on
+        return self.conv(F.pad(x, (left, right + missing)))[:, :, :num_frames], strided_lengths(lengths, self.stride)

@@ -38,6 +38,7 @@ class MaskedBatchNorm1d(nn.Module):
             mask = length_mask(lengths, x.shape[2])[:, None, :]
             inside = x.float() * mask
             count, total = self._joined(mask.sum().float().reshape(1), inside.sum(dim=(0, 2)))
+            count = count.clamp(min=1)  # a rank without work in a step has no frames at all
             mean = total / count
             centered = (inside - mean[:, None]) * mask
             (square,) = self._joined(centered.square().sum(dim=(0, 2)))

@@ -18,6 +18,9 @@ class FrontEnd(nn.Module):
 
     def __init__(self, *, features: nn.Module, cmvn: nn.Module | None = None) -> None:
         super().__init__()
+        expected = getattr(cmvn, "num_features", features.num_features)
+        if expected != features.num_features:
+            raise ValueError(f"`cmvn.num_features` must equal the features' {features.num_features}, got {expected}.")
         self.features: Any = features
         self.cmvn = cmvn
 

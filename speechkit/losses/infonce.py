@@ -50,7 +50,7 @@ def draw_negatives(lengths: Tensor, num_negatives: int, *, source: str = "same_u
     else:
         utterance = torch.where(torch.arange(num_negatives, device=lengths.device) % 2 == 0, own, other)
     fraction = torch.rand(batch, num_negatives, device=lengths.device)
-    frame = (fraction * lengths[utterance]).long().clamp(max=lengths.max() - 1)
+    frame = (fraction * lengths[utterance]).long().clamp(max=max(0, int(lengths.max()) - 1))
     return Negatives(utterance, frame)
 
 

@@ -62,25 +62,36 @@ class ContrastivePretraining(lightning.LightningModule):
         latents, frames = self.encoder.latents(*self.front_end(waveform, lengths))
         context, _ = self.encoder.context(latents, frames)
         pool = draw_negatives(frames, self.num_negatives, source=self.negatives)
-        return infonce(self.head(context), latents, frames, pool, temperature=self.temperature)
+        with torch.autocast(waveform.device.type, enabled=False):
+            predictions = self.head(context.float())
+            return infonce(predictions, latents.float(), frames, pool, temperature=self.temperature)
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         """The mean over the joined batch of each utterance's InfoNCE."""
         result = self(batch.waveform, batch.lengths)
         loss = batch.loss_scale * (batch.weights * result.loss).sum()
-        self._log("train", loss.detach(), result, batch)
+        accuracy = batch.loss_scale * (batch.weights * result.accuracy).sum()
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+        self.log("train_accuracy", accuracy, prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
         return loss
+
+    def on_train_batch_start(self, batch: SpeechBatch, batch_idx: int) -> None:
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1, rank_zero_only=True)
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums = torch.zeros(3, device=self.device)  # loss, accuracy, utterances
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(batch_idx)  # the same negatives at every validation
             result = self(batch.waveform, batch.lengths)
-        self._log("val", (batch.weights * result.loss).sum() / batch.weights.sum().clamp(min=1), result, batch)
+        weights = batch.weights
+        self._sums += torch.stack([(weights * result.loss).sum(), (weights * result.accuracy).sum(), weights.sum()])
 
-    def _log(self, stage: str, loss: Tensor, result: InfoNCE, batch: SpeechBatch) -> None:
-        accuracy = (batch.weights * result.accuracy).sum() / batch.weights.sum().clamp(min=1)
-        for name, value in ((f"{stage}_loss", loss), (f"{stage}_accuracy", accuracy)):
-            self.log(name, value, prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
+    def on_validation_epoch_end(self) -> None:
+        loss, accuracy, count = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        self.log("val_loss", loss / count.clamp(min=1), prog_bar=True, sync_dist=True)
+        self.log("val_accuracy", accuracy / count.clamp(min=1), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         return adamw_warmup_cosine(

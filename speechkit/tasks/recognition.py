@@ -33,7 +33,7 @@ class Recognition(lightning.LightningModule):
         warmup_fraction: share of the training in which the rate rises.
     """
 
-    monitor = "val_wer"  # what the best checkpoint has least of
+    monitor = "val_score"  # what the best checkpoint has least of: word error rate, ties broken by the loss
 
     def __init__(
         self,
@@ -70,6 +70,9 @@ class Recognition(lightning.LightningModule):
         self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
         return loss
 
+    def on_train_batch_start(self, batch: SpeechBatch, batch_idx: int) -> None:
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1, rank_zero_only=True)
+
     def on_validation_epoch_start(self) -> None:
         self._counts = torch.zeros(5, dtype=torch.float64)  # loss, word errors, words, character errors, characters
 
@@ -88,9 +91,10 @@ class Recognition(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         counts = self.trainer.strategy.reduce(self._counts.float().to(self.device), reduce_op="sum")
         words, characters = counts[2].clamp(min=1), counts[4].clamp(min=1)
-        self.log("val_loss", counts[0] / words, rank_zero_only=True)
-        self.log("val_wer", counts[1] / words, prog_bar=True, rank_zero_only=True)
-        self.log("val_cer", counts[3] / characters, prog_bar=True, rank_zero_only=True)
+        self.log("val_loss", counts[0] / words, sync_dist=True)
+        self.log("val_score", counts[1] / words + 1e-3 * counts[0] / words, sync_dist=True)
+        self.log("val_wer", counts[1] / words, prog_bar=True, sync_dist=True)
+        self.log("val_cer", counts[3] / characters, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         return adamw_warmup_cosine(
@@ -130,7 +134,8 @@ def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module)
     Raises:
         ValueError: not a bundle, or parts that were built with other arguments (dropout aside); it names them.
     """
-    pretrained = load_bundle(path)
+    own_packages = [type(part).__module__.split(".")[0] for part in (front_end, encoder)]  # the recipe named them
+    pretrained = load_bundle(path, trusted_packages=[name for name in own_packages if name != "speechkit"])
     for name, own, other in (("front_end", front_end, pretrained.front_end), ("encoder", encoder, pretrained.encoder)):
         differences = _differences(describe(other), describe(own))
         if differences:

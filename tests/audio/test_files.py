@@ -225,3 +225,16 @@ def test_folder_without_audio_is_refused(tmp_path: Path) -> None:
 def test_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere: no such file or folder"):
         find_audio_files([tmp_path / "nowhere"])
+
+
+def test_mixing_and_resampling_are_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechkit.audio.files._said", set())
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, np.zeros((800, 2)), 8000)
+        load_audio(tmp_path / name, 16000)
+    assert [record.message.split(": ")[1] for record in caplog.records] == [
+        "2 channels, mixed down (said once)",
+        "8000 Hz, resampled to 16000 Hz (said once)",
+    ]

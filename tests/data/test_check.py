@@ -189,6 +189,16 @@ def test_other_segments_of_a_shared_file_are_no_problem(tmp_path: Path) -> None:
     assert list(check_manifests([train, test])) == []
 
 
+def test_a_recording_is_read_once_for_all_its_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_audio(tmp_path / "a.wav", 2.0)
+    rows = [{"audio_filepath": "a.wav", "offset": offset, "duration": 0.5} for offset in (0.0, 0.5, 1.0)]
+    train, test = (write_manifest(tmp_path / f"{name}.jsonl", *rows) for name in ("train", "test"))
+    digested: list[Path] = []
+    monkeypatch.setattr("speechkit.data.check._digest", lambda path: str(digested.append(path)))
+    assert len(list(check_manifests([train, test]))) == 3
+    assert digested == [tmp_path / "a.wav"]
+
+
 def test_empty_manifest(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path)
     assert problem.reason == "the manifest holds no utterances"

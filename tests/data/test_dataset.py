@@ -142,11 +142,11 @@ def test_to_converts_tensors_and_keeps_the_rest(make: Callable[..., SpeechDatase
 
 
 def test_unknown_text_names_the_utterance(make: Callable[..., SpeechDataset]) -> None:
-    with pytest.raises(ValueError, match=r"2\.wav: the tokenizer lacks the word\(s\) 'abba'"):
+    with pytest.raises(ValueError, match=r"m\.jsonl: 2\.wav: the tokenizer lacks the word\(s\) 'abba'"):
         make(tokenizer=WordTokenizer(["ab"]))
 
 
 def test_missing_text_names_the_utterance(manifest: Path, make: Callable[..., SpeechDataset]) -> None:
     manifest.write_text(json.dumps({"audio_filepath": "2.wav"}))
-    with pytest.raises(ValueError, match=r"2\.wav: has no `text`"):
+    with pytest.raises(ValueError, match=r"m\.jsonl: 2\.wav: has no `text`"):
         make(tokenizer=CharTokenizer("ab"))

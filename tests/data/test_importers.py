@@ -115,9 +115,44 @@ def test_missing_table(tmp_path: Path) -> None:
         list(import_table(tmp_path / "none.csv"))
 
 
-def test_audio_that_a_table_names_and_is_missing(folder: Path) -> None:
-    with pytest.raises(AudioError, match=r"none\.wav: no such file"):
-        list(import_table(write(folder / "t.csv", "path\nnone.wav\n")))
+def test_audio_that_a_table_names_and_is_missing_fails_alone(folder: Path) -> None:
+    failure, utterance = import_table(write(folder / "t.csv", "path\nnone.wav\na.wav\n"))
+    assert isinstance(failure, AudioError)
+    assert str(failure) == f"{folder / 'none.wav'}: no such file"
+    assert utterance == Utterance(folder / "a.wav", 1.0)
+
+
+@pytest.mark.parametrize("content", [b"path,text\na.wav,gr\xf6\xdfe\n", b"path,text\na.wav," + b"x" * 200_000])
+def test_table_that_is_not_one_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "t.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"t\.csv: must be a table in UTF-8 \([^\n]*\)$"):
+        list(import_table(folder / "t.csv"))
+
+
+def test_kaldi_text_that_is_not_utf8_is_refused(folder: Path) -> None:
+    write(folder / "wav.scp", "utt-a a.wav\n")
+    (folder / "text").write_bytes(b"utt-a gr\xf6\xdfe\n")
+    with pytest.raises(ValueError, match=r"/text: must be text in UTF-8"):
+        list(import_kaldi(folder))
+
+
+@pytest.mark.parametrize(
+    ("segment", "reason"),
+    [
+        ("1.0 0.5", "segments: u1 must end after its start, got 1 to 0.5 s"),
+        ("1.0 1.0", "segments: u1 must end after its start, got 1 to 1 s"),
+        ("0 nan", "segments: u1 must end after its start, got 0 to nan s"),
+        ("2.5 3", "b.wav: holds no audio at 2.5 s"),
+        ("-2 1", "b.wav: holds no audio at -2 s"),
+    ],
+)
+def test_kaldi_segment_without_audio_fails_alone(folder: Path, segment: str, reason: str) -> None:
+    write(folder / "wav.scp", "rec b.wav\n")
+    write(folder / "segments", f"u1 rec {segment}\nu2 rec 1.5 -1\n")
+    failure, utterance = import_kaldi(folder)
+    assert isinstance(failure, AudioError)
+    assert str(failure).endswith(reason)
+    assert utterance == Utterance(folder / "b.wav", 0.5, None, None, 1.5)
 
 
 def test_librispeech(tmp_path: Path) -> None:
@@ -131,10 +166,11 @@ def test_librispeech(tmp_path: Path) -> None:
     ]
 
 
-def test_librispeech_without_audio_is_refused(tmp_path: Path) -> None:
+def test_librispeech_without_audio_fails(tmp_path: Path) -> None:
     write(tmp_path / "84" / "84-121.trans.txt", "84-121-0000 GO ON\n")
-    with pytest.raises(ValueError, match=r"84-121\.trans\.txt: 84-121-0000 has no audio file"):
-        list(import_librispeech(tmp_path))
+    (failure,) = import_librispeech(tmp_path)
+    assert isinstance(failure, AudioError)
+    assert str(failure).endswith("84-121.trans.txt: 84-121-0000 has no audio file beside it")
 
 
 def test_folder_that_is_not_librispeech_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Manifests: JSON lines as NeMo writes them, and lhotse cuts."""
 
+import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +53,14 @@ def test_relative_paths_start_at_the_manifest(tmp_path: Path, monkeypatch: pytes
 
 def test_environment_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORPUS", str(tmp_path))
-    write_manifest(tmp_path / "m.jsonl", {"audio_filepath": "${CORPUS}/a.wav"})
+    write_manifest(tmp_path / "m.jsonl", {"audio_filepath": "a.wav"})
     assert read_utterances("$CORPUS/m.jsonl")[0].audio_path == tmp_path / "a.wav"
+
+
+def test_a_dollar_in_the_name_of_a_recording_is_a_dollar(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a$b.wav")
+    (cut,) = read_cuts(write_manifest(tmp_path / "m.jsonl", {"audio_filepath": "a$b.wav"}))
+    assert cut.recording.sources[0].source == str(tmp_path / "a$b.wav")
 
 
 @pytest.mark.parametrize("path", ["$CORPUS/m.jsonl", "${CORPUS}/m.jsonl"])
@@ -124,6 +132,13 @@ def test_failed_writing_leaves_the_old_manifest(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write_utterances(tmp_path / "m.jsonl", (Utterance(tmp_path / f"{1 // n}.wav") for n in (1, 0)))
     assert [utterance.id for utterance in read_utterances(tmp_path / "m.jsonl")] == ["a.wav"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+def test_manifest_is_not_written_over_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder"):
+        write_utterances(tmp_path, [Utterance(tmp_path / "a.wav")])
+    assert not tmp_path.with_name(tmp_path.name + ".partial").exists()
 
 
 def test_cuts_have_the_span_text_and_speaker(tmp_path: Path) -> None:
@@ -171,3 +186,52 @@ def test_lhotse_cuts_are_read(tmp_path: Path) -> None:
     (cut,) = read_cuts(tmp_path / "cuts.jsonl.gz")
     assert (cut.duration, cut.supervisions[0].text) == (1.25, "hi")
     assert cut.load_audio().shape == (1, 10_000)
+
+
+def write_cuts(path: Path, **changes: object) -> Path:
+    """One cut of a.wav, the fields of its JSON changed, or left out by none."""
+    write_audio(path.parent / "a.wav")
+    row = {"audio_filepath": "a.wav", "offset": 0.5, "duration": 1.25, "text": "hi", "speaker": "ann"}
+    (cut,) = read_cuts(write_manifest(path.parent / "m.jsonl", row))
+    fields = {key: value for key, value in {**cut.to_dict(), **changes}.items() if value is not None}
+    path.write_bytes(gzip.compress(json.dumps(fields).encode()))
+    return path
+
+
+def test_lhotse_cuts_are_read_as_utterances(tmp_path: Path) -> None:
+    from_cuts = read_utterances(write_cuts(tmp_path / "cuts.jsonl.gz", id="u1"))
+    (utterance,) = read_utterances(tmp_path / "m.jsonl")
+    assert from_cuts == [replace(utterance, id="u1")]
+
+
+def test_lhotse_cut_without_one_supervision_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cuts\.jsonl\.gz: u1 must be a cut with one supervision"):
+        read_utterances(write_cuts(tmp_path / "cuts.jsonl.gz", id="u1", supervisions=[]))
+
+
+def test_lhotse_cut_that_is_not_of_a_file_is_named(tmp_path: Path) -> None:
+    source = {"type": "command", "channels": [0], "source": "cat a.wav"}
+    recording = {"id": "r", "sources": [source], "sampling_rate": RATE, "num_samples": 2 * RATE, "duration": 2.0}
+    with pytest.raises(ValueError, match=r"cuts\.jsonl\.gz: u1 must be of one recording, in one file"):
+        read_cuts(write_cuts(tmp_path / "cuts.jsonl.gz", id="u1", recording=recording))
+    with pytest.raises(ValueError, match=r"cuts\.jsonl\.gz: u1 must be of one recording, in one file"):
+        read_cuts(write_cuts(tmp_path / "cuts.jsonl.gz", id="u1", recording=None))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(b'{"audio_filepath": "a.wav"}\n'),
+        gzip.compress(b"plain text\n"),
+        gzip.compress(b""),
+        gzip.compress(b"[1, 2]\n"),
+        gzip.compress(b'{"type": "MonoCut", "id": "u1"}\n'),
+        b'{"audio_filepath": "a.wav"}\n',
+        gzip.compress(b'{"audio_filepath": "a.wav"}\n')[:-8],
+    ],
+)
+def test_file_that_holds_no_cuts_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cuts.jsonl.gz").write_bytes(content)
+    for read in (read_utterances, read_cuts):
+        with pytest.raises(ValueError, match=r"cuts\.jsonl\.gz: must hold lhotse cuts$"):
+            read(tmp_path / "cuts.jsonl.gz")

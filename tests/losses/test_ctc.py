@@ -111,3 +111,29 @@ def test_wrong_options_are_named(options: dict, name: str) -> None:
         ctc_loss(torch.zeros(1, 3, 5), torch.ones(1, 1).long(), torch.tensor([3]), torch.tensor([1]), **options)
     with pytest.raises(ValueError, match="logits"):
         ctc_loss(torch.zeros(3, 5), torch.ones(1, 1).long(), torch.tensor([3]), torch.tensor([1]))
+
+
+@pytest.mark.parametrize(
+    ("targets", "frames", "labels", "name"),
+    [
+        ([[5]], [3], [1], "targets"),
+        ([[0]], [3], [1], "targets"),
+        ([[1]], [4], [1], "input_lengths"),
+        ([[1]], [3], [2], "target_lengths"),
+        ([[1]], [3, 3], [1], "input_lengths"),
+        ([1, 2], [3], [1], "targets"),
+        ([[1], [2]], [3], [1], "targets"),
+    ],
+)
+def test_wrong_targets_and_lengths_are_named(targets: list, frames: list, labels: list, name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        ctc_loss(torch.zeros(1, 3, 5), torch.tensor(targets), torch.tensor(frames), torch.tensor(labels))
+
+
+def test_without_frames_only_the_empty_text_is_possible() -> None:
+    logits = torch.zeros(2, 0, 4, requires_grad=True)
+    arguments = (torch.tensor([[1], [1]]), torch.tensor([0, 0]), torch.tensor([0, 1]))
+    assert ctc_loss(logits, *arguments, reduction="none").tolist() == [0.0, float("inf")]
+    losses = ctc_loss(logits, *arguments, reduction="none", zero_infinity=True)
+    losses.sum().backward()
+    assert losses.tolist() == [0.0, 0.0]

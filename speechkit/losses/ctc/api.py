@@ -1,10 +1,12 @@
 """The CTC loss that everything calls. It takes logits, so the gradient is exact and in the logits' own terms."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.losses.ctc import native
+from speechkit.masking import length_mask
 
 BACKENDS = ("auto", "torch")
 
@@ -53,8 +55,13 @@ def ctc_loss(
         raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing}.")
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    _check_shapes(logits, targets, input_lengths, target_lengths)
     if targets.dim() == 1:
         targets = pad_sequence(targets.split(target_lengths.tolist()), batch_first=True)
+    if not logits.is_cuda:  # looking at values would make a GPU wait
+        _check_values(logits, targets, input_lengths, target_lengths, blank)
+    if logits.shape[1] == 0:  # no frame at all: the empty text is certain, any other impossible
+        logits = F.pad(logits, (0, 0, 0, 1))
     losses = native.ctc_losses(
         logits,
         targets,
@@ -69,6 +76,32 @@ def ctc_loss(
     if reduction == "sum":
         return losses.sum()
     return (losses / target_lengths.to(losses.device).clamp(min=1)).mean()
+
+
+def _check_shapes(logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> None:
+    batch = logits.shape[0]
+    for name, lengths in (("input_lengths", input_lengths), ("target_lengths", target_lengths)):
+        if lengths.shape != (batch,):
+            raise ValueError(f"`{name}` must be (B,) = ({batch},), got shape {tuple(lengths.shape)}.")
+    if targets.dim() == 1 and len(targets) != int(target_lengths.sum()):
+        raise ValueError(
+            f"`targets` must hold sum(target_lengths) = {int(target_lengths.sum())} labels, got {len(targets)}."
+        )
+    if targets.dim() != 1 and (targets.dim() != 2 or targets.shape[0] != batch):
+        raise ValueError(f"`targets` must be (B, U) or concatenated, got shape {tuple(targets.shape)} for B = {batch}.")
+
+
+def _check_values(logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int) -> None:
+    for name, lengths, limit in (
+        ("input_lengths", input_lengths, logits.shape[1]),
+        ("target_lengths", target_lengths, targets.shape[1]),
+    ):
+        if len(lengths) and (int(lengths.min()) < 0 or int(lengths.max()) > limit):
+            raise ValueError(f"`{name}` must lie in [0, {limit}], got {lengths.tolist()}.")
+    labels = targets[length_mask(target_lengths, targets.shape[1])]
+    wrong = labels[(labels < 0) | (labels >= logits.shape[2]) | (labels == blank)]
+    if len(wrong):
+        raise ValueError(f"`targets` must be labels in [0, V = {logits.shape[2]}) and not blank, got {int(wrong[0])}.")
 
 
 class CTCLoss(nn.Module):
