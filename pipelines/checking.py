@@ -1,17 +1,14 @@
 """What a recipe asks of its data, for `speechkit data check --config`: only the parts that matter are built."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
-import yaml
 
 from speechkit import parts
 from speechkit.data import read_utterances
 from speechkit.data.check import Recipe
 from speechkit.data.manifest import expand_path
-from speechkit.pipelines.recipes import find_recipe
+from speechkit.pipelines.recipes import find_recipe, read_recipe
 
 
 def recipe_requirements(name: str, manifest: str) -> Recipe:
@@ -25,9 +22,12 @@ def recipe_requirements(name: str, manifest: str) -> Recipe:
     Raises:
         ValueError: no such recipe, or one whose parts cannot be built.
     """
-    recipe = _read_recipe(find_recipe(name))
-    data = recipe.get("data") or {}
-    front_end, encoder = parts.build(recipe["model"]["front_end"]), parts.build(recipe["model"]["encoder"])
+    recipe = read_recipe(find_recipe(name))
+    data, model = recipe.get("data") or {}, recipe.get("model") or {}
+    for part in ("front_end", "encoder"):
+        if part not in model:
+            raise ValueError(f"--config {name}: must have `model.{part}`")
+    front_end, encoder = parts.build(model["front_end"]), parts.build(model["encoder"])
     tokenizer = parts.build(data["tokenizer"]) if data.get("tokenizer") else None
     if tokenizer is not None and tokenizer.vocab_size == 1:
         train = data.get("train") or []
@@ -37,17 +37,6 @@ def recipe_requirements(name: str, manifest: str) -> Recipe:
         return encoder.output_lengths(front_end.output_lengths(num_samples))
 
     return Recipe(front_end.sample_rate_hz, tokenizer, output_lengths)
-
-
-def _read_recipe(path: Path) -> Mapping[str, Any]:
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: must be YAML ({' '.join(str(error).split())})") from None
-    model = recipe.get("model") if isinstance(recipe, Mapping) else None
-    if not isinstance(model, Mapping) or not {"front_end", "encoder"} <= model.keys():
-        raise ValueError(f"{path}: must have `model.front_end` and `model.encoder`")
-    return recipe
 
 
 def _texts(train: Sequence[str], manifest: str) -> Iterable[str]:

@@ -2,6 +2,9 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 def recipe_folder() -> Path:
@@ -32,6 +35,21 @@ def find_recipe(name: str, command: str | None = None) -> Path:
             return path
     known = ", ".join(path.stem for path in candidates)
     raise ValueError(f"--config {name}: no such recipe; there are: {known}")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The content of a recipe.
+
+    Raises:
+        ValueError: not YAML, or not a mapping; the message names the file.
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path}: must be YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"--config {path}: must map keys to values, got {type(recipe).__name__}")
+    return recipe
 
 
 def recipe_summary(path: Path) -> str:

@@ -31,7 +31,7 @@ from speechkit.callbacks import StepSeed, Throughput
 from speechkit.data import BucketBatchSampler, SpeechDataset
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.features import GlobalCMVN
-from speechkit.pipelines.recipes import find_recipe
+from speechkit.pipelines.recipes import find_recipe, read_recipe
 from speechkit.tasks import ContrastivePretraining, Recognition
 
 _RECORDED_PACKAGES = ("torch", "torchaudio", "lightning", "lhotse", "numpy", "soundfile", "soxr", "sentencepiece")
@@ -60,6 +60,8 @@ def parse(
         ValueError: a key, type or value that the signatures refuse; one line that names it.
     """
     _quieten()
+    for recipe in recipes:
+        read_recipe(recipe)
     args = [f"--config={path}" for path in recipes]
     args += [item if item.startswith("--") else f"--{item}" for item in overrides]
     try:
@@ -105,6 +107,8 @@ def train(
         ValueError: a wrong recipe, a run folder that is in use, or no checkpoint to resume from.
     """
     folder = Path(out)
+    if folder.is_file():
+        raise ValueError(f"--out {folder}: is a file, and must be a folder")
     last = folder / "checkpoints" / "last.ckpt"
     checkpoint = _checkpoint_to_resume(resume_from, last)
     if checkpoint is None and last.exists():
@@ -128,7 +132,10 @@ def train(
     if checkpoint is not None:
         _check_checkpoint(checkpoint, task)
     _fit_global_cmvn(task, data)
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except MisconfigurationException as error:
+        raise ValueError(_one_line(error)) from None
     if trainer.interrupted:
         raise KeyboardInterrupt
     trainer.save_checkpoint(last, weights_only=False)

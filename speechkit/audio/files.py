@@ -133,6 +133,8 @@ def _say_once(kind: str, message: str) -> None:
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
+    if os.path.isdir(path):
+        raise AudioError(f"{path}: is a folder")
     if not os.path.isfile(path):
         raise AudioError(f"{path}: no such file")
     if os.path.getsize(path) == 0:

@@ -25,10 +25,8 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     synth = actions.add_parser("synth", help="write a corpus of spoken digit strings by synthetic voices")
     synth.add_argument("out", metavar="OUT", help="folder")
     synth.add_argument("--voices", type=int, default=72, metavar="N", help="speakers in all (%(default)s)")
-    synth.add_argument(
-        "--labelled-voices", type=int, default=8, metavar="N", help="of these, in train.jsonl (%(default)s)"
-    )
-    for split, minutes in (("labelled", 6.0), ("unlabelled", 60.0), ("dev", 3.0), ("test", 8.0)):
+    synth.add_argument("--labelled-voices", type=int, default=None, metavar="N", help="of these, in train.jsonl (all)")
+    for split, minutes in (("labelled", 1.2), ("unlabelled", 60.0), ("dev", 3.0), ("test", 8.0)):
         synth.add_argument(f"--{split}-minutes", type=float, default=minutes, metavar="M", help="(%(default)s)")
     synth.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     synth.add_argument("--workers", type=int, default=None, metavar="N", help="processes (all cores, at most 4)")

@@ -40,22 +40,17 @@ def _run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--{name} is required")
     if arguments.checkpoint_every < 1:
         raise ValueError(f"--checkpoint-every must be at least 1, got {arguments.checkpoint_every}")
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
     from speechkit.pipelines.finetune import finetune
     from speechkit.pipelines.pretrain import pretrain
 
     job = {"pretrain": pretrain, "finetune": finetune}[arguments.command]
-    try:
-        bundle = job(
-            arguments.config,
-            arguments.out,
-            overrides,
-            resume_from=arguments.ckpt,
-            checkpoint_every_n_steps=arguments.checkpoint_every,
-        )
-    except MisconfigurationException as error:
-        raise ValueError(" ".join(str(error).split())) from None
+    bundle = job(
+        arguments.config,
+        arguments.out,
+        overrides,
+        resume_from=arguments.ckpt,
+        checkpoint_every_n_steps=arguments.checkpoint_every,
+    )
     if int(os.environ.get("RANK", "0")) > 0:
         return 0
     print(f"bundle: {bundle}")

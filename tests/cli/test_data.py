@@ -94,8 +94,8 @@ def test_check_against_pretraining_is_about_the_rate(manifest: str, capsys: pyte
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        ("trainer: {max_epochs: 3}", "must have `model.front_end` and `model.encoder`"),
-        ("just text", "must have `model.front_end` and `model.encoder`"),
+        ("trainer: {max_epochs: 3}", "must have `model.front_end`"),
+        ("just text", "must map keys to values"),
         ("model: {a: [}", "must be YAML"),
         ("model: {front_end: {class_path: my.FrontEnd}, encoder: {}}", "must lie in a trusted package"),
     ],
