@@ -23,6 +23,10 @@ import torch
 
 os.environ.setdefault("SPEECHKIT_DATA", str(Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+PUBLISHED = {
+    "yesno/test": "0.42 % (icefall, egs/yesno)",
+    "digits/test": "about 3 % (sound-mnist)",
+}
 UNSEEN = ["theo", "yweweler"]
 
 
@@ -154,23 +158,34 @@ def table_rows(result: dict[str, Any]) -> list[list[str]]:
         if isinstance(figures, dict) and "wer" in figures:
             low, high = figures["wer_interval"]
             wer = f"{figures['wer']:.2%} ({low:.2%} to {high:.2%})"
-            rows.append([result["recipe"], test, wer, f"{figures['cer']:.2%}", f"{result['process_seconds']:.0f}"])
+            seconds = f"{result['process_seconds']:.0f}"
+            rows.append([result["recipe"], test, wer, f"{figures['cer']:.2%}", PUBLISHED.get(test, ""), seconds])
     if "relative_reduction" in result:
         minutes = f"{result['labelled_minutes']:.1f} labelled"
-        rows.append(["demo", f"no pretraining, {minutes} min", f"{result['mean_wer_scratch']:.2%}", "", ""])
+        rows.append(["demo", f"labels only, {minutes} min", f"{result['mean_wer_scratch']:.2%}", "", "", ""])
         minutes += f", {result['unlabelled_minutes']:.0f} unlabelled"
-        rows.append(["demo", f"pretrained, {minutes} min", f"{result['mean_wer_pretrained']:.2%}", "", ""])
-    return [[*row, result["date"]] for row in rows]
+        rows.append(["demo", f"pretrained, {minutes} min", f"{result['mean_wer_pretrained']:.2%}", "", "", ""])
+    return rows
 
 
 def write_table() -> None:
-    """benchmarks/results/README.md from the JSON files."""
-    lines = ["# Results", "", "Made by `scripts/benchmark_recipes.py` from the JSON files beside it.", ""]
-    lines += ["| recipe | test set | WER (95 % interval) | CER | process, s | date |", "|---|---|---|---|---|---|"]
-    for path in sorted(RESULTS.glob("*.json")):
-        lines += [f"| {' | '.join(row)} |" for row in table_rows(json.loads(path.read_text(encoding="utf-8")))]
-    lines += ["", "The rows of `demo` are means of three seeds."]
-    (RESULTS / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """The table of all results, into benchmarks/results/README.md and between the marks of README.md."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    lines = ["| recipe | test set | WER (95 % interval) | CER | published WER | s |", "|---|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for result in results for row in table_rows(result)]
+    machines = sorted({f"{result['machine']}, {result['threads']} threads, {result['date']}" for result in results})
+    lines += [
+        "",
+        "`s`: seconds of the whole training process. Rows of `demo`: means of three seeds, test voices held out.",
+    ]
+    lines += [f"Measured on: {'; '.join(machines)}."]
+    head = "# Results\n\nMade by `scripts/benchmark_recipes.py` from the JSON files beside it.\n\n"
+    (RESULTS / "README.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    readme = RESULTS.parent.parent / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition("<!-- results -->\n")
+    after = rest.partition("<!-- end of results -->")[2]
+    marked = "<!-- results -->\n" + "\n".join(lines) + "\n<!-- end of results -->"
+    readme.write_text(before + marked + after, encoding="utf-8")
 
 
 def plot_demo(result: dict[str, Any]) -> None:

@@ -10,6 +10,9 @@ from torch.utils.hooks import RemovableHandle
 class LabelSmoothing(lightning.Callback):
     """Passes `label_smoothing` to the seam `loss` while training (Kim et al. 2018, arXiv 1711.10212).
 
+    The uniform term is a sum over frames, and a task divides an utterance's loss by its labels: where labels are
+    sparse (words), a hundredth is already much.
+
     Args:
         smoothing: weight of the uniform distribution, in [0, 1).
 
@@ -17,7 +20,7 @@ class LabelSmoothing(lightning.Callback):
         ValueError: a weight outside its range.
     """
 
-    def __init__(self, smoothing: float = 0.05) -> None:
+    def __init__(self, smoothing: float = 0.01) -> None:
         if not 0.0 <= smoothing < 1.0:
             raise ValueError(f"`smoothing` must lie in [0, 1), got {smoothing}.")
         self.smoothing = smoothing
