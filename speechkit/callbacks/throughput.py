@@ -14,6 +14,9 @@ class Throughput(lightning.Callback):
         self._audio: float = 0.0
         self._wall: float = 0.0
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._previous = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._previous = time.perf_counter()
 
