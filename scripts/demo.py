@@ -41,23 +41,34 @@ def synthesise(out: Path) -> None:
         show(out / "synth.log", slice(-4, None))
 
 
+def train(out: Path, name: str, command: str, seed: int, *options: str) -> float:
+    """Trains into out/name, going on from a checkpoint that an interrupted demo left; returns the seconds it took."""
+    resume = ["--ckpt", "last"] if (out / name / "checkpoints" / "last.ckpt").exists() else []
+    arguments = [command, "--config", "demo", "--out", str(out / name), f"seed_everything={seed}", *options, *resume]
+    return run(*arguments, log=out / f"{name}.log")
+
+
 def train_and_score(out: Path, seed: int) -> dict[str, float]:
-    """Pretrains, fine-tunes without and with; returns word error rates on held-out speakers, and seconds."""
-    figures = {}
-    seeded = f"seed_everything={seed}"
-    pretraining = str(out / "pretrain")
-    figures["pretrain_seconds"] = run(
-        "pretrain", "--config", "demo", "--out", pretraining, seeded, log=out / "pretrain.log"
-    )
-    for name, options in (("scratch", []), ("pretrained", [f"model.encoder_from={pretraining}/bundle"])):
-        figures[f"{name}_seconds"] = run(
-            "finetune", "--config", "demo", "--out", str(out / name), seeded, *options, log=out / f"{name}.log"
-        )
-        log, scores = out / f"evaluate-{name}.log", out / f"{name}.json"
-        test = str(out / "corpus" / "test.jsonl")
-        run("evaluate", str(out / name / "bundle"), test, "--json", str(scores), log=log)
-        show(log, slice(0, 2))
-        figures[f"{name}_wer"] = json.loads(scores.read_text(encoding="utf-8"))["wer"]
+    """Pretrains, fine-tunes without and with; returns word error rates on held-out speakers, and seconds.
+
+    What an interrupted demo has finished stands in out/figures.json and is not done again.
+    """
+    path = out / "figures.json"
+    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, command, options in (
+        ("pretrain", "pretrain", []),
+        ("scratch", "finetune", []),
+        ("pretrained", "finetune", [f"model.encoder_from={out / 'pretrain' / 'bundle'}"]),
+    ):
+        if f"{name}_seconds" not in figures:
+            figures[f"{name}_seconds"] = train(out, name, command, seed, *options)
+        if command == "finetune" and f"{name}_wer" not in figures:
+            log, scores = out / f"evaluate-{name}.log", out / f"{name}.json"
+            test = str(out / "corpus" / "test.jsonl")
+            run("evaluate", str(out / name / "bundle"), test, "--json", str(scores), log=log)
+            show(log, slice(0, 2))
+            figures[f"{name}_wer"] = json.loads(scores.read_text(encoding="utf-8"))["wer"]
+        path.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 
 
@@ -81,8 +92,6 @@ def main() -> None:
     start = time.perf_counter()
     arguments.out.mkdir(parents=True, exist_ok=True)
     os.environ["SPEECHKIT_DEMO"] = str(arguments.out)
-    if (arguments.out / "pretrained").exists():
-        sys.exit(f"{arguments.out}: holds a demo already; remove it, or name another folder with --out")
     synthesise(arguments.out)
     figures = train_and_score(arguments.out, arguments.seed)
     transcribe_three(arguments.out)

@@ -33,7 +33,7 @@ def synthesize_corpus(
     *,
     num_voices: int = 72,
     num_labelled_voices: int | None = None,
-    labelled_minutes: float = 1.2,
+    labelled_minutes: float = 1.0,
     unlabelled_minutes: float = 60.0,
     dev_minutes: float = 3.0,
     test_minutes: float = 8.0,
