@@ -119,6 +119,7 @@ def train(
         overrides,
         trainer_defaults=_trainer_defaults(folder, checkpoint_every_n_steps),
     )
+    _share_cores(cli)
     trainer: Any = cli.trainer
     task, data = cli.model, cli.datamodule
     for callback in trainer.callbacks:
@@ -175,6 +176,15 @@ def _trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, 
         nodes = int(os.environ["WORLD_SIZE"]) // local
         defaults.update(devices=local, num_nodes=nodes, strategy="ddp")
     return defaults
+
+
+def _share_cores(cli: TrainingCLI) -> None:
+    """On a CPU, leaves a core to each data worker: more threads than cores make small models many times slower.
+
+    `OMP_NUM_THREADS` says otherwise where it is set.
+    """
+    if cli.trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - cli.datamodule.num_workers))
 
 
 def _keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelCheckpoint:

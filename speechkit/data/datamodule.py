@@ -49,7 +49,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         speakers: Sequence[str] | str = (),
         exclude_speakers: Sequence[str] | str = (),
         perturbations: Sequence[Perturbation] = (),
-        num_workers: int = 0,
+        num_workers: int = 1,
         cache_gigabytes: float = 2.0,
         seed: int = 0,
     ) -> None:
