@@ -30,7 +30,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         speakers: use only these speakers' utterances for training.
         exclude_speakers: leave out these speakers' utterances in training.
         perturbations: waveform perturbations of the training set.
-        num_workers: processes that decode; 0 decodes in the training process, best where the cache holds everything.
+        num_workers: processes that decode and perturb; 0 does it in the training process.
         cache_gigabytes: decoded training audio kept in memory, by each worker.
         seed: of shuffling and perturbations.
     """
