@@ -19,8 +19,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import demo
 import torch
+
+import demo
 
 os.environ.setdefault("SPEECHKIT_DATA", str(Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
