@@ -2,9 +2,18 @@
 
 from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
 from speechkit.callbacks.data_parallel import DataParallel
+from speechkit.callbacks.frequency_warp import FrequencyWarp
 from speechkit.callbacks.label_smoothing import LabelSmoothing
 from speechkit.callbacks.spec_augment import SpecAugment
 from speechkit.callbacks.step_seed import StepSeed
 from speechkit.callbacks.throughput import Throughput
 
-__all__ = ["ActivationCheckpointing", "DataParallel", "LabelSmoothing", "SpecAugment", "StepSeed", "Throughput"]
+__all__ = [
+    "ActivationCheckpointing",
+    "DataParallel",
+    "FrequencyWarp",
+    "LabelSmoothing",
+    "SpecAugment",
+    "StepSeed",
+    "Throughput",
+]

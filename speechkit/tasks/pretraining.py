@@ -25,6 +25,9 @@ class ContrastivePretraining(lightning.LightningModule):
         num_negatives: size of each utterance's pool.
         negatives: "same_utterance", "other_utterances" or "mixed".
         temperature: of the cosine scores.
+        clean_targets: in training, predict latents of the features as they were before callbacks such as SpecAugment
+            and FrequencyWarp changed them, so that what they change (the voice, say) is of no use to the context
+            (Kharitonov et al. 2021, arXiv 2007.00991, section 3). Costs a second pass of front end and convolutions.
         learning_rate: peak of AdamW's rate.
         weight_decay: on matrices.
         warmup_fraction: share of the training in which the rate rises.
@@ -44,6 +47,7 @@ class ContrastivePretraining(lightning.LightningModule):
         num_negatives: int = 128,
         negatives: str = "same_utterance",
         temperature: float = 0.1,
+        clean_targets: bool = False,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
@@ -55,16 +59,20 @@ class ContrastivePretraining(lightning.LightningModule):
         self.front_end, self.encoder = front_end, encoder
         self.head = StepPredictors(context_dim=encoder.output_dim, latent_dim=encoder.latent_dim, num_steps=num_steps)
         self.num_negatives, self.negatives, self.temperature = num_negatives, negatives, temperature
+        self.clean_targets = clean_targets
         self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> InfoNCE:
         """waveform (B, N) in [-1, 1], lengths (B,) in samples -> loss and accuracy of each utterance."""
         latents, frames = self.encoder.latents(*self.front_end(waveform, lengths))
         context, _ = self.encoder.context(latents, frames)
+        targets = latents
+        if self.clean_targets and self.training:  # `forward` itself: the seam's hooks do not see this call
+            targets, _ = self.encoder.latents(*self.front_end.forward(waveform, lengths))
         pool = draw_negatives(frames, self.num_negatives, source=self.negatives)
         with torch.autocast(waveform.device.type, enabled=False):
             predictions = self.head(context.float())
-            return infonce(predictions, latents.float(), frames, pool, temperature=self.temperature)
+            return infonce(predictions, targets.float(), frames, pool, temperature=self.temperature)
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         """The mean over the joined batch of each utterance's InfoNCE."""

@@ -27,6 +27,8 @@ class Recognition(lightning.LightningModule):
         encoder: features -> representations; see `speechkit.encoders`.
         tokenizer: text <-> labels, fitted.
         encoder_from: bundle of a pretrained encoder whose weights are the start.
+        head_first_fraction: with `encoder_from`, the share of the training in which the encoder waits while the head
+            learns to read it (Baevski et al. 2020, arXiv 2006.11477, section 4.3); 0 trains both from the start.
         head_dropout: on the input of the head.
         learning_rate: peak of AdamW's rate.
         weight_decay: on matrices.
@@ -42,6 +44,7 @@ class Recognition(lightning.LightningModule):
         encoder: nn.Module,
         tokenizer: Tokenizer,
         encoder_from: str | None = None,
+        head_first_fraction: float = 0.15,
         head_dropout: float = 0.1,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
@@ -49,10 +52,13 @@ class Recognition(lightning.LightningModule):
     ) -> None:
         super().__init__()
         check_dimensions(front_end, encoder)
+        if not 0.0 <= head_first_fraction < 1.0:
+            raise ValueError(f"`head_first_fraction` must lie in [0, 1), got {head_first_fraction}.")
         self.front_end, self.encoder, self.tokenizer = front_end, encoder, tokenizer
         self.head = CTCHead(input_dim=encoder.output_dim, vocab_size=tokenizer.vocab_size, dropout=head_dropout)
         self.loss = CTCLoss(blank=tokenizer.blank_id)
         self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
+        self.head_first_fraction = head_first_fraction if encoder_from is not None else 0.0
         if encoder_from is not None:
             load_pretrained_encoder(encoder_from, front_end, encoder)
         self._warned_infeasible: set[str] = set()
@@ -103,6 +109,8 @@ class Recognition(lightning.LightningModule):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             warmup_fraction=self.warmup_fraction,
+            held=self.encoder,
+            held_fraction=self.head_first_fraction,
         )
 
     def bundle(self, card: str = "") -> Bundle:

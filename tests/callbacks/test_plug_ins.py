@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from speechkit.callbacks import ActivationCheckpointing, LabelSmoothing, SpecAugment, StepSeed
+from speechkit.callbacks import ActivationCheckpointing, FrequencyWarp, LabelSmoothing, SpecAugment, StepSeed
+from speechkit.callbacks.frequency_warp import warp_bins
 from speechkit.callbacks.spec_augment import span_mask
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
 from speechkit.features import MFB, FrontEnd, UtteranceCMVN
@@ -67,6 +68,57 @@ def test_spec_augment_masks_only_while_training(trainer: lightning.Trainer) -> N
     task.train()
     callback.teardown(trainer, task, "fit")
     assert torch.equal(task.front_end(waveform, lengths)[0], plain)
+
+
+def test_frequency_warp_reads_between_bins() -> None:
+    ramp = torch.arange(9.0).expand(3, 2, 9)
+    stretch, shift = torch.tensor([1.0, 1.0, 1.5]), torch.tensor([0.0, 1.25, 0.0])
+    warped = warp_bins(ramp, stretch, shift)
+    torch.testing.assert_close(warped[0], ramp[0])
+    torch.testing.assert_close(warped[1, 0], (torch.arange(9.0) + 1.25).clamp(max=8))
+    torch.testing.assert_close(warped[2, 0], ((torch.arange(9.0) - 4) * 1.5 + 4).clamp(0, 8))
+    torch.testing.assert_close(warp_bins(ramp[..., :1], stretch, shift), ramp[..., :1])
+
+
+def test_frequency_warp_changes_bins_only_while_training(trainer: lightning.Trainer) -> None:
+    task, callback = recognition(), FrequencyWarp(max_stretch=0.2, max_shift=0.1)
+    waveform, lengths = torch.randn(2, 16000) * 0.1, torch.tensor([16000, 12000])
+    plain, frames = task.front_end(waveform, lengths)
+    callback.setup(trainer, task, "fit")
+    warped, same_frames = task.front_end(waveform, lengths)
+    assert torch.equal(frames, same_frames)
+    assert not torch.allclose(warped, plain)
+    assert not warped[1, frames[1] :].any()
+    callback.teardown(trainer, task, "fit")
+    assert torch.equal(task.front_end(waveform, lengths)[0], plain)
+    with pytest.raises(ValueError, match="max_shift"):
+        FrequencyWarp(max_shift=0.6)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_clean_targets_are_what_the_callbacks_did_not_touch(trainer: lightning.Trainer, clean: bool) -> None:
+    """With every bin masked, only clean targets still tell one recording from another."""
+    torch.manual_seed(0)
+    front_end = FrontEnd(features=MFB(num_mels=20), cmvn=UtteranceCMVN())
+    encoder = ConvGRUEncoder(input_dim=20, channels=16, hidden_size=16, dropout=0.0)
+    task = ContrastivePretraining(front_end=front_end, encoder=encoder, clean_targets=clean)
+    callback = SpecAugment(num_frequency_masks=400, max_bins=20, num_time_masks=0)
+    callback.setup(trainer, task, "fit")
+    losses = []
+    for waveform in torch.randn(2, 2, 16000) * 0.1:
+        torch.manual_seed(0)
+        losses.append(task(waveform, torch.tensor([16000, 12000])).loss)
+    assert torch.equal(losses[0], losses[1]) != clean
+    callback.teardown(trainer, task, "fit")
+    task.eval()
+    torch.manual_seed(0)
+    without = ContrastivePretraining(front_end=front_end, encoder=encoder)
+    without.load_state_dict(task.state_dict())
+    results = []
+    for model in (task, without.eval()):
+        torch.manual_seed(0)
+        results.append(model(waveform, torch.tensor([16000, 12000])).loss)
+    assert torch.equal(results[0], results[1])
 
 
 def test_spans_stay_inside_and_are_uniform() -> None:

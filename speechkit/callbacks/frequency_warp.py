@@ -1,0 +1,68 @@
+"""Frequency warp: the mel axis is stretched and shifted at random, as another vocal tract would do."""
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from speechkit.masking import zero_padding
+
+
+def warp_bins(features: Tensor, stretch: Tensor, shift: Tensor) -> Tensor:
+    """Reads each utterance at other places of its frequency axis, linearly between bins, the edge bins beyond.
+
+    Args:
+        features: (B, T, F) along a mel (or any) frequency axis.
+        stretch: (B,) bin k of the result is read at (k - c) * stretch + c + shift, where c = (F - 1) / 2.
+        shift: (B,) in bins.
+
+    Returns:
+        (B, T, F).
+    """
+    num_bins = features.shape[-1]
+    center = (num_bins - 1) / 2
+    offset = torch.arange(num_bins, device=features.device) - center
+    place = (offset * stretch[:, None] + center + shift[:, None]).clamp(0, num_bins - 1)
+    below = place.floor().clamp(max=max(0, num_bins - 2))
+    matrix = torch.nn.functional.one_hot(below.long(), num_bins) * (1 - (place - below))[..., None]
+    if num_bins > 1:
+        matrix = matrix + torch.nn.functional.one_hot(below.long() + 1, num_bins) * (place - below)[..., None]
+    return torch.bmm(features, matrix.to(features.dtype).transpose(1, 2))
+
+
+class FrequencyWarp(lightning.Callback):
+    """Warps the output of the seam `front_end`, a new draw for each utterance and step.
+
+    Vocal tract length perturbation (Jaitly and Hinton 2013) on the mel axis, where a longer or shorter tract is a
+    shift. Meant for log-mel features; it is in the way of cepstra, whose axis is no frequency.
+
+    Args:
+        max_stretch: largest relative stretch of the axis.
+        max_shift: largest shift as a share of the axis.
+
+    Raises:
+        ValueError: an amount outside [0, 0.5].
+    """
+
+    def __init__(self, max_stretch: float = 0.1, max_shift: float = 0.05) -> None:
+        for name, value in (("max_stretch", max_stretch), ("max_shift", max_shift)):
+            if not 0.0 <= value <= 0.5:
+                raise ValueError(f"`{name}` must lie in [0, 0.5], got {value}.")
+        self.max_stretch, self.max_shift = max_stretch, max_shift
+        self._handle: RemovableHandle | None = None
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._handle = pl_module.front_end.register_forward_hook(
+                lambda module, args, output: self._augment(*output) if pl_module.training else output
+            )
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _augment(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        draw = 2 * torch.rand(2, len(lengths), device=features.device) - 1
+        warped = warp_bins(features, 1 + self.max_stretch * draw[0], self.max_shift * features.shape[-1] * draw[1])
+        return zero_padding(warped, lengths), lengths
