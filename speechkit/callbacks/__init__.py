@@ -2,6 +2,9 @@
 
 from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
 from speechkit.callbacks.data_parallel import DataParallel
+from speechkit.callbacks.feature_augmentation import FeatureAugmentation
+from speechkit.callbacks.feature_noise import FeatureNoise
+from speechkit.callbacks.filter_augment import FilterAugment
 from speechkit.callbacks.frequency_warp import FrequencyWarp
 from speechkit.callbacks.label_smoothing import LabelSmoothing
 from speechkit.callbacks.spec_augment import SpecAugment
@@ -11,6 +14,9 @@ from speechkit.callbacks.throughput import Throughput
 __all__ = [
     "ActivationCheckpointing",
     "DataParallel",
+    "FeatureAugmentation",
+    "FeatureNoise",
+    "FilterAugment",
     "FrequencyWarp",
     "LabelSmoothing",
     "SpecAugment",

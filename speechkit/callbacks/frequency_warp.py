@@ -1,11 +1,9 @@
 """Frequency warp: the mel axis is stretched and shifted at random, as another vocal tract would do."""
 
-import lightning
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from speechkit.masking import zero_padding
+from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 
 
 def warp_bins(features: Tensor, stretch: Tensor, shift: Tensor) -> Tensor:
@@ -30,7 +28,7 @@ def warp_bins(features: Tensor, stretch: Tensor, shift: Tensor) -> Tensor:
     return torch.bmm(features, matrix.to(features.dtype).transpose(1, 2))
 
 
-class FrequencyWarp(lightning.Callback):
+class FrequencyWarp(FeatureAugmentation):
     """Warps the output of the seam `front_end`, a new draw for each utterance and step.
 
     Vocal tract length perturbation (Jaitly and Hinton 2013) on the mel axis, where a longer or shorter tract is a
@@ -49,20 +47,8 @@ class FrequencyWarp(lightning.Callback):
             if not 0.0 <= value <= 0.5:
                 raise ValueError(f"`{name}` must lie in [0, 0.5], got {value}.")
         self.max_stretch, self.max_shift = max_stretch, max_shift
-        self._handle: RemovableHandle | None = None
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self._handle = pl_module.front_end.register_forward_hook(
-                lambda module, args, output: self._augment(*output) if pl_module.training else output
-            )
-
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-
-    def _augment(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> (B, T, F)."""
         draw = 2 * torch.rand(2, len(lengths), device=features.device) - 1
-        warped = warp_bins(features, 1 + self.max_stretch * draw[0], self.max_shift * features.shape[-1] * draw[1])
-        return zero_padding(warped, lengths), lengths
+        return warp_bins(features, 1 + self.max_stretch * draw[0], self.max_shift * features.shape[-1] * draw[1])

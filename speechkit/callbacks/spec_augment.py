@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from speechkit.masking import length_mask
+from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 
 
 def span_mask(limits: Tensor, size: int, *, num_spans: int, widest: Tensor) -> Tensor:
@@ -30,7 +28,7 @@ def span_mask(limits: Tensor, size: int, *, num_spans: int, widest: Tensor) -> T
     return ((position >= start[..., None]) & (position < (start + width)[..., None])).any(dim=1)
 
 
-class SpecAugment(lightning.Callback):
+class SpecAugment(FeatureAugmentation):
     """Masks the output of the seam `front_end` with zeros, which is the mean after CMVN.
 
     Park et al. 2019 (arXiv 1904.08779), sections 2 and 3, with the adaptive bound on time masks of Park et al. 2020
@@ -67,23 +65,8 @@ class SpecAugment(lightning.Callback):
             raise ValueError(f"`max_time_fraction` must lie in [0, 1], got {max_time_fraction}.")
         self.num_frequency_masks, self.max_bins = num_frequency_masks, max_bins
         self.num_time_masks, self.max_frames, self.max_time_fraction = num_time_masks, max_frames, max_time_fraction
-        self._handle: RemovableHandle | None = None
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self._handle = pl_module.front_end.register_forward_hook(
-                lambda module, args, output: self._augment(*output) if pl_module.training else output
-            )
-
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-
-    def _augment(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mask(features, lengths), lengths
-
-    def mask(self, features: Tensor, lengths: Tensor) -> Tensor:
+    def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, T, F) with masked spans set to 0."""
         num_frames, num_bins = features.shape[1:]
         widest_time = (lengths * self.max_time_fraction).clamp(max=self.max_frames).floor()
@@ -92,4 +75,4 @@ class SpecAugment(lightning.Callback):
         widest_bins = torch.full_like(lengths, min(self.max_bins, num_bins))
         frequency = span_mask(bins, num_bins, num_spans=self.num_frequency_masks, widest=widest_bins)
         masked: Any = time[:, :, None] | frequency[:, None, :]
-        return features.masked_fill(masked & length_mask(lengths, num_frames)[:, :, None], 0.0)
+        return features.masked_fill(masked, 0.0)

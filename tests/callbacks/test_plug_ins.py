@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from speechkit.callbacks import ActivationCheckpointing, FrequencyWarp, LabelSmoothing, SpecAugment, StepSeed
+from speechkit.callbacks import (
+    ActivationCheckpointing,
+    FeatureNoise,
+    FilterAugment,
+    FrequencyWarp,
+    LabelSmoothing,
+    SpecAugment,
+    StepSeed,
+)
 from speechkit.callbacks.frequency_warp import warp_bins
 from speechkit.callbacks.spec_augment import span_mask
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
@@ -93,6 +101,33 @@ def test_frequency_warp_changes_bins_only_while_training(trainer: lightning.Trai
     assert torch.equal(task.front_end(waveform, lengths)[0], plain)
     with pytest.raises(ValueError, match="max_shift"):
         FrequencyWarp(max_shift=0.6)
+
+
+def test_filter_is_one_smooth_curve_for_all_frames() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(500, 6, 20)
+    added = FilterAugment(num_cosines=3, std=0.5).augment(features, torch.full((500,), 6)) - features
+    torch.testing.assert_close(added, added[:, :1].expand_as(added), atol=1e-5, rtol=0)
+    curves = added[:, 0]
+    basis = torch.stack([torch.cos(math.pi / 20 * k * (torch.arange(20) + 0.5)) for k in range(3)], dim=1)
+    weights = torch.linalg.lstsq(basis, curves.T).solution
+    torch.testing.assert_close(basis @ weights, curves.T, atol=1e-5, rtol=0)
+    assert weights.std(dim=1).tolist() == pytest.approx([0.5] * 3, rel=0.15)
+    assert weights.mean(dim=1).abs().max() < 0.1
+    with pytest.raises(ValueError, match="num_cosines"):
+        FilterAugment(num_cosines=0)
+
+
+def test_noise_is_white_and_of_any_strength_up_to_the_largest() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(400, 50, 20)
+    added = FeatureNoise(max_std=0.4).augment(features, torch.full((400,), 50)) - features
+    strengths = added.std(dim=(1, 2))
+    assert strengths.max() < 0.42
+    assert strengths.mean().item() == pytest.approx(0.2, rel=0.1)
+    assert abs((added[:, 1:] * added[:, :-1]).mean().item()) < 0.01
+    with pytest.raises(ValueError, match="max_std"):
+        FeatureNoise(max_std=-1.0)
 
 
 @pytest.mark.parametrize("clean", [False, True])

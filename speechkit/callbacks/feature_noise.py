@@ -1,0 +1,27 @@
+"""Gaussian noise on the features, of a strength that differs between utterances."""
+
+import torch
+from torch import Tensor
+
+from speechkit.callbacks.feature_augmentation import FeatureAugmentation
+
+
+class FeatureNoise(FeatureAugmentation):
+    """Adds white Gaussian noise to features (Sietsma and Dow 1991, Neural Networks 4, 67-79).
+
+    Args:
+        max_std: the deviation of an utterance's noise is uniform in [0, max_std], in units of the features.
+
+    Raises:
+        ValueError: a negative deviation.
+    """
+
+    def __init__(self, max_std: float = 0.3) -> None:
+        if max_std < 0:
+            raise ValueError(f"`max_std` must not be negative, got {max_std}.")
+        self.max_std = max_std
+
+    def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F), (B,) -> (B, T, F)."""
+        std = self.max_std * torch.rand(len(features), 1, 1, device=features.device, dtype=features.dtype)
+        return features + std * torch.randn_like(features)
