@@ -21,7 +21,7 @@ def describe(part: object) -> dict[str, Any]:
     """
     cls = type(part)
     init_args = {}
-    for name, parameter in inspect.signature(cls).parameters.items():
+    for name, parameter in _constructor_parameters(cls).items():
         if not hasattr(part, name):
             raise ValueError(f"{cls.__name__} must keep its argument `{name}` in an attribute of that name.")
         value = getattr(part, name)
@@ -58,6 +58,21 @@ def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = T
         return cls(**built)
     except (TypeError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:  # values of a wrong kind
         raise ValueError(f"`init_args` of {path}: {' '.join(str(error).split())}") from None
+
+
+def _constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Arguments of the constructor; where it hands `**options` on, those of the class above as well."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for ancestor in cls.__mro__:
+        if "__init__" not in vars(ancestor):
+            continue
+        own = list(inspect.signature(vars(ancestor)["__init__"]).parameters.values())[1:]
+        hands_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own)
+        named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        parameters |= {parameter.name: parameter for parameter in named if parameter.name not in parameters}
+        if not hands_on:
+            break
+    return parameters
 
 
 def _is_inside(path: str, packages: Sequence[str]) -> bool:

@@ -1,9 +1,25 @@
 """Front ends: waveform (B, N) in [-1, 1] -> features (B, T, F), with lengths."""
 
-from speechkit.features.cmvn import GlobalCMVN, UtteranceCMVN
+from speechkit.features.cmvn import GlobalCMVN, SlidingCMVN, UtteranceCMVN
+from speechkit.features.deltas import Deltas
 from speechkit.features.front_end import FrontEnd
 from speechkit.features.mfb import MFB
 from speechkit.features.mfcc import MFCC
+from speechkit.features.presets import LibrosaMFB, LibrosaMFCC, WhisperMFB
+from speechkit.features.streaming import FeatureStream
 from speechkit.features.waveform import Waveform
 
-__all__ = ["MFB", "MFCC", "FrontEnd", "GlobalCMVN", "UtteranceCMVN", "Waveform"]
+__all__ = [
+    "MFB",
+    "MFCC",
+    "Deltas",
+    "FeatureStream",
+    "FrontEnd",
+    "GlobalCMVN",
+    "LibrosaMFB",
+    "LibrosaMFCC",
+    "SlidingCMVN",
+    "UtteranceCMVN",
+    "Waveform",
+    "WhisperMFB",
+]

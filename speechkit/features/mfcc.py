@@ -1,11 +1,13 @@
-"""MFCC: liftered cosine transform of log mel energies by Kaldi's definition (`compute-mfcc-feats`)."""
+"""MFCC: liftered cosine transform of log mel energies, by default by Kaldi's definition (`compute-mfcc-feats`)."""
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from speechkit.features.mfb import _INT16_SCALE, ENERGY_FLOOR, MFB
+from speechkit.features.mfb import MFB
+from speechkit.masking import zero_padding
 
 
 def dct_matrix(num_mels: int, num_coefficients: int) -> Tensor:
@@ -23,79 +25,68 @@ def lifter_weights(num_coefficients: int, lifter: float) -> Tensor:
     return 1.0 + 0.5 * lifter * torch.sin(math.pi * order / lifter) if lifter else torch.ones_like(order)
 
 
-class MFCC(nn.Module):
+class MFCC(MFB):
     """Mel-frequency cepstral coefficients (Davis and Mermelstein 1980; Kaldi's options).
 
     Args:
-        sample_rate_hz: rate of the waveform.
         num_coefficients: number of cepstra, at most `num_mels`.
         num_mels: number of mel bins behind them.
         lifter: cepstral liftering constant, 0 for none.
-        use_energy: replace C0 by the log energy of the frame before pre-emphasis and window.
-        frame_seconds: length of a frame.
-        hop_seconds: distance between frames.
-        low_hz: lower edge of the first filter.
-        high_hz: upper edge of the last filter; 0 or less counts from the Nyquist frequency.
-        preemphasis: coefficient of the first-order high-pass.
-        remove_dc: subtract the mean of each frame.
-        window: as for `MFB`.
+        use_energy: the frame's log energy stands in place of C0.
+        htk_compat: C0, times sqrt(2), or the energy comes last.
+        mfb_options: every other argument of `MFB`.
+
+    Raises:
+        ValueError: an argument out of its range.
     """
 
     def __init__(
         self,
         *,
-        sample_rate_hz: int = 16000,
         num_coefficients: int = 13,
         num_mels: int = 23,
         lifter: float = 22.0,
         use_energy: bool = False,
-        frame_seconds: float = 0.025,
-        hop_seconds: float = 0.010,
-        low_hz: float = 20.0,
-        high_hz: float = 0.0,
-        preemphasis: float = 0.97,
-        remove_dc: bool = True,
-        window: str = "povey",
+        htk_compat: bool = False,
+        **mfb_options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(num_mels=num_mels, use_energy=use_energy, htk_compat=htk_compat, **mfb_options)
         if not 1 <= num_coefficients <= num_mels:
             raise ValueError(f"`num_coefficients` must lie in [1, num_mels = {num_mels}], got {num_coefficients}.")
-        self.sample_rate_hz, self.num_coefficients, self.num_mels = sample_rate_hz, num_coefficients, num_mels
-        self.lifter, self.use_energy = lifter, use_energy
-        self.frame_seconds, self.hop_seconds = frame_seconds, hop_seconds
-        self.low_hz, self.high_hz, self.preemphasis = low_hz, high_hz, preemphasis
-        self.remove_dc, self.window = remove_dc, window
-        self._mfb = MFB(
-            sample_rate_hz=sample_rate_hz,
-            num_mels=num_mels,
-            frame_seconds=frame_seconds,
-            hop_seconds=hop_seconds,
-            low_hz=low_hz,
-            high_hz=high_hz,
-            preemphasis=preemphasis,
-            remove_dc=remove_dc,
-            window=window,
-        )
+        if use_energy and self.dynamic_range is not None:
+            raise ValueError(f"`dynamic_range` must be none where `use_energy` is true, got {self.dynamic_range}.")
+        self.num_coefficients, self.lifter = num_coefficients, lifter
         transform = dct_matrix(num_mels, num_coefficients) * lifter_weights(num_coefficients, lifter)
+        if htk_compat and not use_energy:
+            transform[:, 0] *= math.sqrt(2.0)
         self.register_buffer("_transform", transform.float(), persistent=False)
 
     @property
     def num_features(self) -> int:
         return self.num_coefficients
 
-    def output_lengths(self, num_samples: Tensor) -> Tensor:
-        """(B,) samples -> (B,) frames."""
-        return self._mfb.output_lengths(num_samples)
-
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """waveform (B, N) in [-1, 1], lengths (B,) in samples -> cepstra (B, T, num_coefficients), frames (B,)."""
-        return self._mfb.by_blocks(self._cepstra, waveform, lengths)
+        """waveform (B, N) in [-1, 1], lengths (B,) in samples -> cepstra (B, T, num_coefficients), frames (B,).
 
-    def _cepstra(self, frames: Tensor) -> Tensor:
-        cepstra = torch.matmul(self._mfb.log_mel(self._mfb.spectral_frames(frames)), self._transform)
-        if not self.use_energy:
-            return cepstra
-        if self.remove_dc:
-            frames = frames - frames.mean(dim=-1, keepdim=True)
-        energy = (frames * _INT16_SCALE).square().sum(dim=-1, keepdim=True).clamp(min=ENERGY_FLOOR).log()
-        return torch.cat([energy, cepstra[..., 1:]], dim=-1)
+        Raises:
+            ValueError: as `MFB.forward`.
+        """
+        features, frames = self.by_blocks(waveform, lengths)
+        if self.dynamic_range is None:
+            return features, frames
+        return zero_padding(self._arranged(self.limit_range(features, frames) @ self._transform), frames), frames
+
+    def finish_block(self, log_mel: Tensor, frames: Tensor) -> Tensor:
+        """Log mel energies (B, t, num_mels), raw frames (B, t, frame_length) -> cepstra (B, t, num_coefficients).
+
+        With a `dynamic_range` they stay log mel energies: it needs the whole utterance.
+        """
+        if self.dynamic_range is not None:
+            return log_mel
+        cepstra = torch.matmul(log_mel, self._transform)
+        if self.use_energy:
+            cepstra = torch.cat([self.frame_energy(frames), cepstra[..., 1:]], dim=-1)
+        return self._arranged(cepstra)
+
+    def _arranged(self, cepstra: Tensor) -> Tensor:
+        return torch.cat([cepstra[..., 1:], cepstra[..., :1]], dim=-1) if self.htk_compat else cepstra
