@@ -10,7 +10,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-TRUSTED_PACKAGES = ("speechkit.features", "speechkit.encoders", "speechkit.heads", "speechkit.text")
+TRUSTED_PACKAGES = (
+    "speechkit.features",
+    "speechkit.quantization",
+    "speechkit.encoders",
+    "speechkit.heads",
+    "speechkit.text",
+)
 
 
 def describe(part: object) -> dict[str, Any]:

@@ -109,6 +109,8 @@ class GlobalCMVN(nn.Module):
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("std", torch.zeros(num_features))
 

@@ -158,10 +158,10 @@ class MFB(nn.Module):
             vtln_high_hz=vtln_top_hz,
         )
         self._taper: Tensor
-        self._filters: Tensor
+        self.filters: Tensor
         taper = sample_scale * window_function(window, self.frame_length, blackman_coefficient)
         self.register_buffer("_taper", taper.float(), persistent=False)
-        self.register_buffer("_filters", filters.float(), persistent=False)
+        self.register_buffer("filters", filters.float(), persistent=False)
         self._groups = _filter_groups(filters)
 
     @property
@@ -250,7 +250,7 @@ class MFB(nn.Module):
         power = spectrum.square().sum(dim=-1)
         if not self.use_power:
             power = (power + torch.finfo(torch.float32).tiny).sqrt()
-        return self._logarithm(torch.matmul(power, self._filters))
+        return self.logarithm(torch.matmul(power, self.filters))
 
     def frame_energy(self, frames: Tensor) -> Tensor:
         """Raw frames (B, T, frame_length) -> log energies (B, T, 1), raw or as transformed."""
@@ -277,7 +277,8 @@ class MFB(nn.Module):
         energy = self.frame_energy(frames)
         return torch.cat([log_mel, energy] if self.htk_compat else [energy, log_mel], dim=-1)
 
-    def _logarithm(self, energies: Tensor) -> Tensor:
+    def logarithm(self, energies: Tensor) -> Tensor:
+        """Energies of any shape, floored -> their logarithm."""
         if self.log == "none":
             return energies
         floored = energies.clamp(min=self.floor)
@@ -295,7 +296,7 @@ class MFB(nn.Module):
         size = min(max(1, _BLOCK_FRAMES // max(1, batch)), max(1, num_frames))
         padded = waveform.new_zeros(batch, size, self.fft_length)
         power = waveform.new_empty(batch, size, self.fft_length // 2 + 1)
-        taper, filters = self._taper, self._filters
+        taper, filters = self._taper, self.filters
         of_mean = taper * (1.0 - self.preemphasis)
         out: Tensor | None = None
         for start in range(0, max(num_frames, 1), size):
@@ -322,7 +323,7 @@ class MFB(nn.Module):
                 [energy[..., low:high] @ filters[low:high, first:last] for first, last, low, high in self._groups],
                 dim=-1,
             )
-            block = self.finish_block(self._logarithm(mel), frames)
+            block = self.finish_block(self.logarithm(mel), frames)
             block = then(block) if then else block
             if out is None:
                 out = block.new_empty(batch, num_frames, block.shape[-1])

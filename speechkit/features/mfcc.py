@@ -59,7 +59,8 @@ class MFCC(MFB):
         transform = dct_matrix(num_mels, num_coefficients) * lifter_weights(num_coefficients, lifter)
         if htk_compat and not use_energy:
             transform[:, 0] *= math.sqrt(2.0)
-        self.register_buffer("_transform", transform.float(), persistent=False)
+        self.transform: Tensor
+        self.register_buffer("transform", transform.float(), persistent=False)
 
     @property
     def num_features(self) -> int:
@@ -74,7 +75,7 @@ class MFCC(MFB):
         features, frames = self.by_blocks(waveform, lengths)
         if self.dynamic_range is None:
             return features, frames
-        return zero_padding(self._arranged(self.limit_range(features, frames) @ self._transform), frames), frames
+        return zero_padding(self.cepstra(self.limit_range(features, frames)), frames), frames
 
     def finish_block(self, log_mel: Tensor, frames: Tensor) -> Tensor:
         """Log mel energies (B, t, num_mels), raw frames (B, t, frame_length) -> cepstra (B, t, num_coefficients).
@@ -83,10 +84,14 @@ class MFCC(MFB):
         """
         if self.dynamic_range is not None:
             return log_mel
-        cepstra = torch.matmul(log_mel, self._transform)
-        if self.use_energy:
-            cepstra = torch.cat([self.frame_energy(frames), cepstra[..., 1:]], dim=-1)
+        if not self.use_energy:
+            return self.cepstra(log_mel)
+        cepstra = torch.cat([self.frame_energy(frames), torch.matmul(log_mel, self.transform)[..., 1:]], dim=-1)
         return self._arranged(cepstra)
+
+    def cepstra(self, log_mel: Tensor) -> Tensor:
+        """Log mel energies (..., num_mels) -> cepstra (..., num_coefficients)."""
+        return self._arranged(torch.matmul(log_mel, self.transform))
 
     def _arranged(self, cepstra: Tensor) -> Tensor:
         return torch.cat([cepstra[..., 1:], cepstra[..., :1]], dim=-1) if self.htk_compat else cepstra

@@ -36,7 +36,7 @@ def adamw_warmup_cosine(
         weight_decay: on matrices.
         warmup_fraction: share of the training in which the rate rises.
         final_fraction: of the peak rate, at the end.
-        held: a part of `module` whose rate is 0 at first.
+        held: a part of `module` whose rate is 0 at first and then rises as the others' did.
         held_fraction: for which share of the training.
 
     Raises:
@@ -52,9 +52,10 @@ def adamw_warmup_cosine(
     def factor(step: int, first_step: int) -> float:
         if step < first_step:
             return 0.0
-        return warmup_cosine(
+        rate = warmup_cosine(
             step, warmup_steps=warmup_steps, total_steps=int(total_steps), final_fraction=final_fraction
         )
+        return rate * min(1.0, (step - first_step + 1) / warmup_steps)
 
     groups, factors = [], []
     for is_held in (False, True):
