@@ -7,6 +7,7 @@ from speechkit.features.front_end import FrontEnd
 from speechkit.features.integer import IntegerMFB
 from speechkit.features.mfb import MFB
 from speechkit.features.mfcc import MFCC
+from speechkit.features.micro import MicroMFB
 from speechkit.features.presets import LibrosaMFB, LibrosaMFCC, WhisperMFB
 from speechkit.features.quantized import QuantizedFrontEnd
 from speechkit.features.streaming import FeatureStream
@@ -23,6 +24,7 @@ __all__ = [
     "IntegerMFB",
     "LibrosaMFB",
     "LibrosaMFCC",
+    "MicroMFB",
     "QuantizedFrontEnd",
     "SlidingCMVN",
     "UtteranceCMVN",

@@ -186,7 +186,8 @@ class QuantizedFrontEnd(nn.Module):
 
     def _domain(self) -> tuple[float, int]:
         scale, zero_point = self.qparams.scale, self.qparams.zero_point
-        assert isinstance(scale, float) and isinstance(zero_point, int)
+        assert isinstance(scale, float)
+        assert isinstance(zero_point, int)
         return scale, zero_point
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
