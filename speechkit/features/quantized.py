@@ -151,13 +151,17 @@ class QuantizedFrontEnd(nn.Module):
         nothing: Any = self.qparams.zero_point if self.output == "codes" else 0.0
         return (result if bool(inside.all()) else result.masked_fill(~inside, nothing)), frames
 
-    def of_edged(self, waveform: Tensor, num_frames: int) -> Tensor:
-        """A waveform (B, N) whose edges are laid on -> codes or values (B, T, F) of its first frames."""
+    def of_edged(self, waveform: Tensor, num_frames: int | None = None) -> Tensor:
+        """A waveform (B, N) whose edges are laid on -> codes or values (B, T, F) of its first, or all, whole frames."""
+        if num_frames is None and self._convolution is None:
+            num_frames = max(0, (waveform.shape[1] - self.frame_length) // self.hop_length + 1)
         if self.arithmetic == "integer":
+            assert num_frames is not None
             codes = self.integer().of_edged(waveform, num_frames)
             return codes if self.output == "codes" else self._values(codes)
         if self._convolution is not None:
             return self._quantized(self._convolution.of_edged(waveform, num_frames))
+        assert num_frames is not None
         return self.front_end.of_edged(waveform, num_frames, self._quantized)
 
     def stream(self) -> FeatureStream:

@@ -39,7 +39,8 @@ class FeatureStream:
         self._beginning: list[Tensor] = []  # samples kept until the left edge can be laid on
         self._end = torch.zeros(0)  # last samples, which the right edge turns around
         self._samples, self._frames, self._started, self._finished = 0, 0, False, False
-        self._history = torch.zeros(1, 0, features.num_features)
+        self._nothing: Tensor = features.of_edged(torch.zeros(1, features.frame_length), 1)[0, :0]
+        self._history = self._nothing[None]
         self._given = 0
 
     @property
@@ -65,7 +66,7 @@ class FeatureStream:
         if not self._started:
             self._beginning.append(samples)
             if self._samples <= max(self._left, 0):
-                return self._normalised(self._nothing(), last=False)
+                return self._normalised(self._nothing, last=False)
             samples = self._with_left_edge(torch.cat(self._beginning))
         return self._normalised(self._complete_frames(samples), last=False)
 
@@ -73,7 +74,7 @@ class FeatureStream:
     def finish(self) -> Tensor:
         """The features (T, F) of the frames that lie across the end; the stream takes no more samples."""
         if self._finished:
-            return self._nothing()
+            return self._nothing
         samples = torch.zeros(0)
         total = int(self._features.output_lengths(torch.tensor(self._samples)))
         if not self._started and self._samples > 0:
@@ -83,9 +84,6 @@ class FeatureStream:
             samples = torch.cat([samples, self._right_edge()])
         frames = self._complete_frames(samples, most=total - self._frames)
         return self._normalised(frames, last=True)
-
-    def _nothing(self) -> Tensor:
-        return torch.zeros(0, self._features.num_features)
 
     def _with_left_edge(self, samples: Tensor) -> Tensor:
         self._started, self._beginning = True, []
@@ -115,7 +113,7 @@ class FeatureStream:
         count = count if most is None else min(count, most)
         if count == 0:
             self._pending = pending
-            return self._nothing()
+            return self._nothing
         features = self._features.of_edged(pending[None, : (count - 1) * hop + length], count)[0]
         if not bool(torch.isfinite(features.float().sum())):
             raise ValueError("`samples` must be finite, got NaN or infinity.")
@@ -133,7 +131,7 @@ class FeatureStream:
         self._history = torch.cat([self._history, features[None]], dim=1)
         size = self._history.shape[1]
         if size == self._given or (size < self._cmvn.min_frames and self._frames == size and not last):
-            return self._nothing()
+            return self._nothing
         normalised = self._cmvn(self._history, torch.tensor([size]))[0][0, self._given :]
         self._history = self._history[:, -self._cmvn.window_frames :]
         self._given = self._history.shape[1]

@@ -67,7 +67,7 @@ def test_a_domain_covers_its_range_and_zero(dtype: str, symmetric: bool, dyadic:
 def test_degenerate_input_has_a_domain(make, symmetric: bool, dyadic: bool) -> None:
     arguments = {"symmetric": symmetric, "dyadic": dyadic}
     assert observe(make(), torch.zeros(100)).qparams(**arguments).scale == 1.0
-    for constant in (3.0, -0.7, 1e-30, 1e-43, 3e38):
+    for constant in (-0.7, 1e-43, 3e38):
         x = torch.full((100,), constant)
         qparams = observe(make(), x).qparams(**arguments)
         assert ((fake_quantize(x, qparams) - x).abs() <= 0.56 * qparams.scale).all(), constant

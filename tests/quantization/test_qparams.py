@@ -134,16 +134,19 @@ def test_the_gradient_is_that_of_torch(qparams: QParams) -> None:
     (in_torch(theirs, qparams) * weights).sum().backward()
     saturates = x.abs() < 2.0**62 * torch.tensor(qparams.scale).min()  # torch's kernel for channels overflows beyond
     assert (mine.grad != theirs.grad)[saturates].float().mean() <= (0 if qparams not in OTHERS else 1e-3)
-    assert 0.1 < (mine.grad == 0).float().mean() < 0.9
+    assert (mine.grad == 0).any()
+    assert (mine.grad == weights).float().mean() > 0.4
 
 
-@pytest.mark.parametrize(("zero_point", "dtype"), [(0, "int8"), (-6, "int8"), (128, "uint8")])
-@pytest.mark.parametrize("axis", [None, 1])
+@pytest.mark.parametrize(
+    ("zero_point", "dtype", "axis"),  # torch's op for one scale takes -6 for -5 in its backward pass
+    [(0, "int8", None), (6, "int8", None), (128, "uint8", None), (0, "int8", 1), (-6, "int8", 1), (128, "uint8", 1)],
+)
 def test_the_gradient_of_the_scale_is_that_of_torch(zero_point: int, dtype: str, axis: int | None) -> None:
     torch.manual_seed(0)
     domain = QParams(1.0, zero_point, dtype)
     limits = domain.quant_min, domain.quant_max
-    scale = torch.tensor(0.0371) if axis is None else torch.tensor([0.0371, 0.002, 0.5])
+    scale = torch.tensor(2.0**-5) if axis is None else torch.tensor([2.0**-5, 2.0**-9, 0.5])
     x = torch.randn(40, 3, 50, dtype=torch.float32) * 4
     weights = torch.randn_like(x)
     mine = [x.clone().requires_grad_(), scale.clone().requires_grad_()]
@@ -154,10 +157,10 @@ def test_the_gradient_of_the_scale_is_that_of_torch(zero_point: int, dtype: str,
         expected = torch._fake_quantize_learnable_per_tensor_affine(*theirs, points, *limits, 1.0)
     else:
         expected = torch._fake_quantize_learnable_per_channel_affine(*theirs, points, axis, *limits, 1.0)
-    torch.testing.assert_close(result, expected)
+    assert torch.equal(result, expected)
     (result * weights).sum().backward()
     (expected * weights).sum().backward()
-    torch.testing.assert_close(mine[0].grad, theirs[0].grad)
+    assert torch.equal(mine[0].grad, theirs[0].grad)
     torch.testing.assert_close(mine[1].grad.reshape(-1), theirs[1].grad, rtol=1e-4, atol=1e-3)
 
 
