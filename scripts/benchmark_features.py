@@ -219,7 +219,7 @@ print(used, 4 * (waveform.numel() + features.numel()), taken)
 
 
 def write_table(result: dict[str, Any]) -> None:
-    """benchmarks/results/features.md from the JSON."""
+    """benchmarks/results/features.md from the JSON, and its tables between the marks of README.md."""
     speed = result["speed"]
     baseline = speed["seconds_per_hour"]["speechkit MFB"]
     lines = ["# Front ends", "", "Made by `scripts/benchmark_features.py` from `features.json`.", ""]
@@ -241,6 +241,11 @@ def write_table(result: dict[str, Any]) -> None:
         lines.append(f"| {row['audio_seconds']:.0f} s | {memory} | {row['seconds_per_hour']:.2f} |")
     lines += ["", f"{result['machine']}, {result['date']}."]
     (RESULTS / "features.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    readme = RESULTS.parent.parent / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition("<!-- features -->\n")
+    after = rest.partition("<!-- end of features -->")[2]
+    marked = "<!-- features -->\n" + "\n".join(lines[4:-2]) + "\n<!-- end of features -->"
+    readme.write_text(before + marked + after, encoding="utf-8")
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     synth.add_argument("out", metavar="OUT", help="folder")
     synth.add_argument("--voices", type=int, default=72, metavar="N", help="speakers in all (%(default)s)")
     synth.add_argument("--labelled-voices", type=int, default=None, metavar="N", help="of these, in train.jsonl (all)")
-    for split, minutes in (("labelled", 1.0), ("unlabelled", 60.0), ("dev", 3.0), ("test", 8.0)):
+    for split, minutes in (("labelled", 2.0), ("unlabelled", 60.0), ("dev", 3.0), ("test", 8.0)):
         synth.add_argument(f"--{split}-minutes", type=float, default=minutes, metavar="M", help="(%(default)s)")
     synth.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     synth.add_argument("--workers", type=int, default=None, metavar="N", help="processes (all cores, at most 4)")

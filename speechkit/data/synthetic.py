@@ -33,7 +33,7 @@ def synthesize_corpus(
     *,
     num_voices: int = 72,
     num_labelled_voices: int | None = None,
-    labelled_minutes: float = 1.0,
+    labelled_minutes: float = 2.0,
     unlabelled_minutes: float = 60.0,
     dev_minutes: float = 3.0,
     test_minutes: float = 8.0,
@@ -146,7 +146,7 @@ def plan_voices(num_voices: int, *, num_labelled_voices: int | None, seed: int) 
     voices: dict[str, list[Voice]] = {split: [] for split in SPLITS}
     for index in range(num_voices):
         turn, place = divmod(index, len(variants))
-        rate_wpm, pitch, pitch_range = rng.uniform((145, 30, 30), (205, 70, 70))
+        rate_wpm, pitch, pitch_range = rng.uniform((105, 30, 30), (165, 70, 70))
         voice = Voice(str(accents[place][turn]), variants[place], rate_wpm, pitch, pitch_range)
         voices[labels[place]].append(voice)
     num_training = len(voices["unlabelled"])

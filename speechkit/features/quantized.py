@@ -14,7 +14,7 @@ from speechkit.features.convolution import ConvolutionalMFB
 from speechkit.features.integer import IntegerMFB
 from speechkit.features.mfb import MFB
 from speechkit.features.streaming import FeatureStream
-from speechkit.quantization import QParams
+from speechkit.quantization import UNIT_VARIANCE, QParams
 
 ARITHMETICS = ("float", "convolution", "integer")
 OUTPUTS = ("codes", "values")
@@ -59,7 +59,7 @@ class QuantizedFrontEnd(nn.Module):
             raise ValueError(
                 f"`cmvn.num_features` must equal the features' {front_end.num_features}, got {cmvn.num_features}."
             )
-        qparams = qparams or QParams(1 / 32, 0, "int8")
+        qparams = qparams or UNIT_VARIANCE
         if qparams.axis is not None:
             raise ValueError(f"`qparams` must have one scale for all features, got axis {qparams.axis}.")
         self.front_end: MFB = front_end

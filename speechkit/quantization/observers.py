@@ -8,11 +8,9 @@
 A dyadic scale, a power of two, is divided by without rounding: x / S and x * (1 / S) are one number, so that all
 runtimes that break ties alike give the same codes, and moving between two such domains is a shift. Runtimes also differ
 in whether Z is added before the rounding or after. Where Z is even the two agree on ties, where it is odd they never
-do; so dyadic domains get an even Z. Adding Z in float32 is itself rounded, which moves about 2 in 10^6 Gaussian inputs
+do; so dyadic domains get an even Z. Adding Z in float32 is itself rounded, which moves up to 3 in 10^6 Gaussian inputs
 all the same; with Z = 0 nothing is left to differ.
 """
-
-import itertools
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +18,10 @@ from torch import Tensor
 
 from speechkit.quantization.qparams import SMALLEST_SCALE, QParams
 
+# For values of mean 0 and variance 1: four standard deviations each way, 40.6 dB signal to noise on a Gaussian.
 UNIT_VARIANCE = QParams(1 / 32, 0, "int8")
-"""For values of mean 0 and variance 1: four standard deviations each way, 40 dB signal to noise on a Gaussian."""
 
+_BLOCK_VALUES = 1 << 18
 _SMALLEST_EXPONENT = -100  # ranges below 2^-100 are taken for it, so that bin widths are normal in float32
 
 
@@ -190,8 +189,8 @@ class MSEObserver(_HistogramObserver):
     """The range whose domain has the smallest mean squared error, rounding and clipping together, over a histogram.
 
     Tries parts k/128 of the observed range, or k/32 of each end where it is asymmetric, and takes the centre of a bin
-    for its values. For a Gaussian and int8 the best symmetric range is 3.92 standard deviations (Banner et al. 2019,
-    arXiv 1810.05723, section 3).
+    for its values. For a Gaussian and int8 it finds 3.9 standard deviations, 40.6 dB; the analysis of Banner et al.
+    2019 (arXiv 1810.05723, section 3) has its optimum at 3.92.
 
     Args:
         axis: where channels lie that get a scale each; None for one scale.
@@ -205,27 +204,26 @@ class MSEObserver(_HistogramObserver):
         if domain.dtype == "int16":
             raise ValueError("`dtype` must be int8 or uint8, the histogram does not resolve the steps of int16.")
         centres = torch.arange(self.bins, device=self._counts.device) - self.bins / 2 + 0.5  # in widths of a bin
-        width = self._width()
-        lowest, highest = self._low / width, self._high / width
+        lowest, highest = self._low / self._width(), self._high / self._width()
         shares = self._counts / self._counts.sum(dim=1, keepdim=True)
-        best_low, best_high = lowest, highest
-        best_error = torch.full_like(lowest, torch.inf)
-        for low_part, high_part in _parts(symmetric):
-            low, high = low_part * lowest, high_part * highest
-            scale, zero_point = (value.float()[:, None] for value in _domain(low, high, domain, symmetric, dyadic))
+        parts = _parts(symmetric).to(shares)
+        errors = []
+        for low_part, high_part in parts[:, :, None].split(max(1, _BLOCK_VALUES // shares.numel()), dim=1):
+            low, high = low_part * lowest, high_part * highest  # (parts, C)
+            scale, zero_point = (value.float()[..., None] for value in _domain(low, high, domain, symmetric, dyadic))
             codes = (centres / scale).round_().add_(zero_point).clamp_(domain.quant_min, domain.quant_max)
-            error = ((codes - zero_point) * scale - centres).square_().mul_(shares).sum(dim=1)
-            better = error < best_error
-            best_error = torch.where(better, error, best_error)
-            best_low, best_high = torch.where(better, low, best_low), torch.where(better, high, best_high)
-        return best_low * width, best_high * width
+            error = codes.sub_(zero_point).mul_(scale).sub_(centres).square_().mul_(shares)
+            errors.append(error.sum(dim=2))
+        low_part, high_part = parts[:, torch.cat(errors).argmin(dim=0)]
+        return low_part * self._low, high_part * self._high
 
 
-def _parts(symmetric: bool) -> list[tuple[float, float]]:
-    """What parts of the lower and of the upper range to try, the whole first."""
+def _parts(symmetric: bool) -> Tensor:
+    """(2, parts) of the lower and of the upper range to try, the whole first."""
     if symmetric:
-        return [(k / 128, k / 128) for k in range(128, 0, -1)]
-    return [(i / 32, k / 32) for i, k in itertools.product(range(32, 0, -1), repeat=2)]
+        return (torch.arange(128, 0, -1) / 128).expand(2, -1)
+    steps = torch.arange(32, 0, -1) / 32
+    return torch.cartesian_prod(steps, steps).T
 
 
 def _bins_holding(counts: Tensor, share: float) -> Tensor:

@@ -4,8 +4,8 @@ Codes are those of ONNX's QuantizeLinear: clamp(round(x / S) + Z), ties to the e
 float32. ONNX Runtime computes the same for every S. PyTorch's kernels multiply by the float32 1 / S: for a power of two
 that is the same number; for other S the codes of 5 in 10^7 Gaussian inputs differ by one, and of 13 % of the inputs
 that lie half-way between two codes as nearly as float32 can tell. Hence fake quantization is written out here: what was
-trained is what an exported model computes. It is also three times as fast as PyTorch's kernel on a CPU, and values
-beyond 2^63 S saturate, which `torch.fake_quantize_per_channel_affine` turns into the lowest code.
+trained is what an exported model computes, and values beyond 2^63 S saturate, which
+`torch.fake_quantize_per_channel_affine` turns into the lowest code.
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def quantize(x: Tensor, qparams: QParams) -> Tensor:
     """Real values of any shape -> codes of the same shape: clamp(round(x / S) + Z), ties to even, in float32.
 
     Values beyond the range, infinite ones too, take the nearest code. NaN takes the lowest code, as in ONNX Runtime
-    and PyTorch on x86.
+    and in PyTorch's fake quantization on x86.
 
     Raises:
         ValueError: `x` does not have the channels of `qparams`.
@@ -146,7 +146,7 @@ def along_axis(values: Tensor, axis: int, x: Tensor) -> Tensor:
         ValueError: `x` does not have C channels there.
     """
     if not -x.ndim <= axis < x.ndim or x.shape[axis] != len(values):
-        raise ValueError(f"`x` must have {len(values)} channels on axis {axis}, got shape {tuple(x.shape)}.")
+        raise ValueError(f"`axis` {axis} must hold {len(values)} channels, got shape {tuple(x.shape)}.")
     shape = [1] * x.ndim
     shape[axis] = len(values)
     return values.view(shape)

@@ -181,7 +181,7 @@ def test_gradients_pass_straight_through_inside_the_range(arithmetic: str, sampl
     assert 0.1 < inside.float().mean() < 0.9
     (features * weights * inside).sum().backward()
     assert waveform.grad is not None
-    torch.testing.assert_close(waveform.grad, plain.grad, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(waveform.grad, plain.grad, atol=2e-2, rtol=1e-3)
 
 
 def test_signal_to_noise_of_the_analytic_domain(samples: np.ndarray) -> None:

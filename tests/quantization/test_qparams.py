@@ -147,7 +147,7 @@ def test_the_gradient_of_the_scale_is_that_of_torch(zero_point: int, dtype: str,
     domain = QParams(1.0, zero_point, dtype)
     limits = domain.quant_min, domain.quant_max
     scale = torch.tensor(2.0**-5) if axis is None else torch.tensor([2.0**-5, 2.0**-9, 0.5])
-    x = torch.randn(40, 3, 50, dtype=torch.float32) * 4
+    x = torch.randn(40, 3, 50) * 4
     weights = torch.randn_like(x)
     mine = [x.clone().requires_grad_(), scale.clone().requires_grad_()]
     theirs = [x.clone().requires_grad_(), scale.reshape(-1).clone().requires_grad_()]
@@ -234,9 +234,9 @@ def test_arguments_out_of_range_are_refused_in_one_line(arguments: tuple, messag
 
 
 def test_tensors_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="`x` must have 3 channels on axis 1, got shape"):
+    with pytest.raises(ValueError, match="`axis` 1 must hold 3 channels, got shape"):
         quantize(torch.zeros(3, 4), PER_AXIS_DYADIC)
-    with pytest.raises(ValueError, match="`x` must have 3 channels on axis 1, got shape"):
+    with pytest.raises(ValueError, match="`axis` 1 must hold 3 channels, got shape"):
         fake_quantize(torch.zeros(3), PER_AXIS_DYADIC)
     with pytest.raises(ValueError, match="`q` must be int8, got uint8"):
         dequantize(torch.zeros(3, dtype=torch.uint8), QParams(1.0, 0, "int8"))

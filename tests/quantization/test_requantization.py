@@ -233,6 +233,10 @@ def test_a_table_rounds_exactly_with_ties_to_even() -> None:
         (lambda: requantize(torch.tensor([1]), FixedPointMultiplier(1 << 30, 0), 0, axis=0), "`axis` must be given"),
         (lambda: requantize(torch.tensor([1]), [FixedPointMultiplier(1 << 30, 0)], 0), "`axis` must be given"),
         (
+            lambda: requantize(torch.tensor([1, 2]), [FixedPointMultiplier(1 << 30, 0)], 0, axis=0),
+            "`axis` 0 must hold 1 channels",
+        ),
+        (
             lambda: requantize(torch.tensor([1]), FixedPointMultiplier(1 << 30, 0), 0, rounding="triple"),
             "`rounding` must be one of single, double, got 'triple'",
         ),
