@@ -32,7 +32,8 @@ format: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## train the recipes and write benchmarks/results/ (an hour on two cores)
+bench: $(INSTALLED)  ## measure front ends, train the recipes, write benchmarks/results/ (an hour on two cores)
+	$(BIN)/python scripts/benchmark_features.py
 	$(BIN)/python scripts/benchmark_recipes.py
 
 clean:  ## remove what the targets made
