@@ -8,5 +8,9 @@ setup(
         *(f"speechkit.{name}" for name in find_packages(include=["pipelines", "pipelines.*", "configs", "configs.*"])),
     ],
     package_dir={"speechkit.pipelines": "pipelines", "speechkit.configs": "configs"},
-    package_data={"speechkit.configs": ["*/*.yaml"], "speechkit": ["py.typed"]},
+    package_data={
+        "speechkit.configs": ["*/*.yaml"],
+        "speechkit": ["py.typed"],
+        "speechkit.export": ["*.c", "*.h"],
+    },
 )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import speechkit
-from speechkit.cli import configs, data, evaluate, train, transcribe
+from speechkit.cli import configs, data, evaluate, features, train, transcribe
 
 _COMMANDS = {
     "data": data,
@@ -15,6 +15,7 @@ _COMMANDS = {
     "pretrain": train,
     "finetune": train,
     "evaluate": evaluate,
+    "features": features,
     "transcribe": transcribe,
 }
 

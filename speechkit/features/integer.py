@@ -96,7 +96,7 @@ def integer_tables(mfb: MFB, qparams: QParams, mean: Tensor | None = None, std: 
         std: (F,) of the features; 1 if not given.
 
     Raises:
-        ValueError: an option that has no integer form.
+        ValueError: an option that has no integer form, or frames so long that a sum could overflow.
     """
     refuse_special(mfb, "integers")
     if not mfb.use_power:
@@ -148,7 +148,7 @@ def integer_tables(mfb: MFB, qparams: QParams, mean: Tensor | None = None, std: 
     offset = (unit * (bias @ transform) - center) / step + np.asarray(qparams.zero_point, dtype=np.float64)
     shift = int(np.floor(min(30.0 - np.log2(np.abs(multiplier).max()), 61.0 - np.log2(np.abs(offset).max() + 128.0))))
     floor = np.log2(mfb.floor) - np.log2((mfb.sample_scale / INT16_SCALE) ** 2) + ENERGY_BITS
-    return IntegerTables(
+    tables = IntegerTables(
         frame_length=mfb.frame_length,
         hop_length=mfb.hop_length,
         fft_length=mfb.fft_length,
@@ -168,6 +168,32 @@ def integer_tables(mfb: MFB, qparams: QParams, mean: Tensor | None = None, std: 
         multiplier=np.rint(multiplier * 2.0**shift).astype(np.int64),
         offset=np.rint(offset * 2.0**shift).astype(np.int64),
     )
+    _refuse_overflow(tables)
+    return tables
+
+
+def _refuse_overflow(tables: IntegerTables) -> None:
+    """Raises ValueError where some int16 signal could pass the 32 bits of the spectrum or the 64 of a sum.
+
+    A pre-emphasised sample is at most 2^21 (1 + p), with the mean removed 2^21 (1 + p + 1 - p). The bins are at most
+    the sum of the windowed samples' magnitudes, their energies together N / 2 times the sum of the squares. A
+    thousandth is left for roundings.
+    """
+    share = tables.preemphasis / (1 << WINDOW_BITS)
+    peak = float(1 << (SAMPLE_BITS + 15)) * (2.0 if tables.remove_dc else 1.0 + share)
+    windowed = peak * np.abs(tables.window) / (1 << WINDOW_BITS)
+    energy = tables.fft_length / 2 * np.square(windowed).sum() * float(1 << FILTER_BITS) / (1 << POWER_SHIFT)
+    features = np.abs(tables.multiplier.astype(np.float64)).sum(axis=0) * 63.0 * (1 << LOG_BITS) + np.abs(tables.offset)
+    for name, value, bits in (
+        ("spectrum", windowed.sum(), 31),
+        ("mel energies", energy, 63),
+        ("codes", max(features), 63),
+    ):
+        if value > 0.999 * 2.0**bits:
+            raise ValueError(
+                f"`frame_seconds` and `sample_rate_hz` must keep the {name} below 2^{bits} for every signal, "
+                f"got frames of {tables.frame_length} samples with 2^{np.log2(value):.1f}."
+            )
 
 
 def dft_tables(tables: IntegerTables) -> tuple[np.ndarray, np.ndarray]:

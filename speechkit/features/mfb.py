@@ -332,7 +332,7 @@ class MFB(nn.Module):
         return out
 
     def _check_lengths(self, lengths: Tensor, frame_counts: Tensor) -> None:
-        if len(lengths) and not bool((frame_counts > 0).any()):
+        if bool((lengths > 0).any()) and not bool((frame_counts > 0).any()):  # an empty share of a batch is none
             raise ValueError(
                 f"`waveform` must hold a window of {self.frame_length} samples at {self.sample_rate_hz} Hz, "
                 f"got at most {int(lengths.max())}."

@@ -15,8 +15,8 @@ import soundfile
 from speechkit.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["prepare-data", "pretrain", "fine-tune", "transcribe", "many-gpus", "extend"]
-BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+PAGES = ["prepare-data", "pretrain", "fine-tune", "features", "transcribe", "many-gpus", "extend"]
+BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 
 def write_material(folder: Path, make_tone: Callable[..., Path]) -> None:
@@ -72,11 +72,11 @@ def test_every_command_and_snippet_runs(
     count = 0
     for page in PAGES:
         for language, text in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text()):
-            if language == "python" and (name := re.match(r"# (\w+\.py)\n", text)):
+            if name := re.match(r"# (\w+\.(py|yaml))\n", text):
                 (tmp_path / name[1]).write_text(text)
             elif language == "python":
                 exec(compile(text, f"docs/{page}.md", "exec"), {})
-            else:
+            elif language == "sh":
                 for line in text.splitlines():
                     run_command(line)
                     count += 1
