@@ -10,29 +10,42 @@ import yaml
 from torch import nn
 
 from speechkit.encoders import ConvGRUEncoder
-from speechkit.features import MFB, MFCC, FrontEnd, GlobalCMVN, UtteranceCMVN
+from speechkit.features import MFB, MFCC, FrontEnd, GlobalCMVN, MicroMFB, UtteranceCMVN, WhisperMFB
 from speechkit.heads import CTCHead
 from speechkit.parts import build, describe
+from speechkit.quantization import QParams
 from speechkit.text import CharTokenizer
 
-PACKAGES = ("speechkit.features", "speechkit.encoders", "speechkit.heads", "speechkit.text")
+PACKAGES = ("speechkit.features", "speechkit.quantization", "speechkit.encoders", "speechkit.heads", "speechkit.text")
+NOT_PARTS = {"FeatureStream", "FixedPointMultiplier", "MinMaxObserver", "MSEObserver", "PercentileObserver"}  # tools
 CLASSES = [
     member
     for package in PACKAGES
     for name in importlib.import_module(package).__all__
+    if name not in NOT_PARTS
     if inspect.isclass(member := getattr(importlib.import_module(package), name)) and not inspect.isabstract(member)
 ]
 REQUIRED = {
     "input_dim": 6, "context_dim": 4, "latent_dim": 5, "num_steps": 3, "vocab_size": 7, "num_features": 4,
-    "features": MFB(num_mels=8),
+    "features": MFB(num_mels=8), "mfb": MFB(num_mels=8), "front_end": MFB(num_mels=8),
+    "qparams": QParams(0.5, 1, "int8"), "scale": 0.25, "zero_point": 3, "dtype": "int8",
 }  # fmt: skip
-SMALL = {"channels": 4, "hidden_size": 4, "kernel_sizes": (3, 5), "output_dim": 4, "num_mels": 16}
+SMALL = {
+    "channels": 4,
+    "hidden_size": 4,
+    "kernel_sizes": (3, 5),
+    "output_dim": 4,
+    "num_mels": 16,
+    "num_coefficients": 12,
+}
 
 
 def make(cls: type) -> Any:
     """An instance whose arguments differ from the defaults where that is cheap."""
     parameters = inspect.signature(cls).parameters
     known = {**REQUIRED, **SMALL, "symbols": ["b", "a"], "sample_rate_hz": 8000, "dropout": 0.25, "num_pieces": 31}
+    if cls in (MicroMFB, WhisperMFB):  # they have one rate
+        del known["sample_rate_hz"]
     return cls(**{name: value for name, value in known.items() if name in parameters})
 
 

@@ -278,7 +278,7 @@ class IntegerMFB(torch.nn.Module):
     def __init__(self, mfb: MFB, qparams: QParams, mean: Tensor | None = None, std: Tensor | None = None) -> None:
         super().__init__()
         self.tables = integer_tables(mfb, qparams, mean, std)
-        self.mfb, self.qparams = mfb, qparams
+        self.mfb, self.qparams, self.mean, self.std = mfb, qparams, mean, std
         self.frame_length, self.hop_length, self.edges = mfb.frame_length, mfb.hop_length, mfb.edges
         self.sample_rate_hz, self.hop_seconds, self.num_features = mfb.sample_rate_hz, mfb.hop_seconds, mfb.num_features
         for field in fields(self.tables):
