@@ -55,7 +55,7 @@ def adamw_warmup_cosine(
         rate = warmup_cosine(
             step, warmup_steps=warmup_steps, total_steps=int(total_steps), final_fraction=final_fraction
         )
-        return rate * min(1.0, (step - first_step + 1) / warmup_steps)
+        return rate * min(1.0, (step - first_step + 1) / warmup_steps) if first_step else rate
 
     groups, factors = [], []
     for is_held in (False, True):
