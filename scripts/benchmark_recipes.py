@@ -175,7 +175,8 @@ def table_rows(result: dict[str, Any]) -> list[list[str]]:
 
 def write_table() -> None:
     """The table of all results, into benchmarks/results/README.md and between the marks of README.md."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    paths = [RESULTS / f"{name}.json" for name in sorted(BENCHES)]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     lines = ["| recipe | test set | WER (95 % interval) | CER | published WER | s |", "|---|---|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for result in results for row in table_rows(result)]
     machines = sorted({f"{result['machine']}, {result['threads']} threads, {result['date']}" for result in results})
@@ -204,7 +205,7 @@ def plot_demo(result: dict[str, Any]) -> None:
         mean = statistics.mean(values)
         axes.barh(place, mean, color=("0.75", "tab:blue")[place], height=0.6)
         axes.plot(values, [place] * len(values), "k.", markersize=5)
-        axes.annotate(f"{mean:.1f} %", (mean, place), (6, -4), textcoords="offset points")
+        axes.annotate(f"{mean:.1f} %", (max(values), place), (6, -4), textcoords="offset points")
     axes.set_yticks(range(len(names)), list(names.values()))
     axes.invert_yaxis()
     axes.set_xlabel("word error rate on held-out speakers, % (bar: mean; dot: a seed)")
