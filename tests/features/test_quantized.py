@@ -110,6 +110,17 @@ def test_integers_are_the_same_in_numpy_and_torch_in_any_pieces_on_any_threads(n
     assert (differs > 1).mean() < 50e-6
 
 
+@pytest.mark.parametrize("size", [160, 1601, 16000])
+def test_a_float_stream_gives_the_offline_codes(size: int, samples: np.ndarray) -> None:
+    front_end = MFB(num_mels=80)
+    quantized = QuantizedFrontEnd(front_end, fitted(front_end, samples))
+    stream = quantized.stream()
+    pieces = [stream.push(piece) for piece in torch.from_numpy(samples).split(size)]
+    differs = np.abs(torch.cat([*pieces, stream.finish()]).numpy().astype(np.int64) - codes_of(quantized, samples))
+    assert differs.max() <= 1
+    assert (differs > 0).mean() < 20e-6
+
+
 @pytest.mark.parametrize(
     "pcm",
     [
