@@ -1,6 +1,6 @@
 """Connectionist temporal classification (Graves et al. 2006) on logits."""
 
-from speechkit.losses.ctc.api import CTCLoss, ctc_loss
+from speechkit.losses.ctc.api import CTCLoss, ctc_loss, ctc_occupancies
 from speechkit.losses.ctc.feasibility import ctc_feasible
 
-__all__ = ["CTCLoss", "ctc_feasible", "ctc_loss"]
+__all__ = ["CTCLoss", "ctc_feasible", "ctc_loss", "ctc_occupancies"]

@@ -1,0 +1,142 @@
+"""CTC to be read and to be tested against: float64, log space, one utterance and one frame at a time."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from speechkit.losses.ctc.once import only_once
+
+Array = NDArray[Any]
+
+
+class Result(NamedTuple):
+    """Of one utterance."""
+
+    loss: float  # infinite where there is no path
+    gradient: Array  # (T, V) of the loss with respect to the logits; NaN where there is no path
+    occupancies: Array  # (T, V) probability of each symbol in each frame, given the labels; 0 where there is no path
+
+
+@np.errstate(invalid="ignore")  # NaN comes out as it went in
+def forward_backward(logits: Array, labels: list[int], *, blank: int, label_smoothing: float = 0.0) -> Result:
+    """The forward and backward variables of Graves et al. 2006 (section 4.1), on states blank, label, ..., blank.
+
+    Args:
+        logits: (T, V) float64.
+        labels: U labels, none of them the blank.
+        blank: id of the blank.
+        label_smoothing: weight of the cross entropy to uniform, see `speechkit.losses.ctc_loss`.
+    """
+    num_frames, num_symbols = logits.shape
+    log_probs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    states = np.full(2 * len(labels) + 1, blank)
+    states[1::2] = labels
+    may_skip = states[2:] != states[:-2]  # of state s + 2: not where it repeats a label ...
+    may_skip &= states[2:] != blank  # ... and not from blank to blank
+
+    alphas = np.full((num_frames + 1, len(states)), -np.inf)  # row t: paths through the frames before t
+    alphas[0, 0] = 0.0  # all start in the first blank, before any frame
+    for t in range(num_frames):
+        before, after = alphas[t], alphas[t + 1]
+        after[:] = before
+        after[1:] = np.logaddexp(after[1:], before[:-1])
+        after[2:] = np.where(may_skip, np.logaddexp(after[2:], before[:-2]), after[2:])
+        after += log_probs[t, states]
+    log_total = np.logaddexp.reduce(alphas[-1, -2:])  # all end in the last label or blank
+    occupancies = np.zeros_like(logits)
+    if log_total == -np.inf:
+        return Result(np.inf, np.full_like(logits, np.nan), occupancies)
+
+    rest = np.full(len(states), -np.inf)  # paths through the frames after t, t + 1 included
+    rest[-1] = 0.0
+    for t in reversed(range(num_frames)):
+        beta = rest.copy()
+        beta[:-1] = np.logaddexp(beta[:-1], rest[1:])
+        beta[:-2] = np.where(may_skip, np.logaddexp(beta[:-2], rest[2:]), beta[:-2])
+        np.add.at(occupancies[t], states, np.exp(alphas[t + 1] + beta - log_total))
+        rest = beta + log_probs[t, states]
+
+    loss, gradient = -log_total, np.exp(log_probs) - (1.0 - label_smoothing) * occupancies
+    if label_smoothing > 0.0:
+        loss = (1.0 - label_smoothing) * loss - label_smoothing * log_probs.mean(axis=1).sum()
+        gradient -= label_smoothing / num_symbols
+    return Result(float(loss), gradient, occupancies)
+
+
+def _utterances(
+    logits: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    *,
+    blank: int,
+    label_smoothing: float = 0.0,
+) -> list[Result]:
+    rows = logits.detach().to("cpu", torch.float64).numpy()
+    labels = targets.tolist()
+    return [
+        forward_backward(rows[b, :frames], labels[b][:count], blank=blank, label_smoothing=label_smoothing)
+        for b, (frames, count) in enumerate(zip(input_lengths.tolist(), target_lengths.tolist(), strict=True))
+    ]
+
+
+class _CTC(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+        blank: int,
+        zero_infinity: bool,
+        label_smoothing: float,
+    ) -> Tensor:
+        results = _utterances(
+            logits, targets, input_lengths, target_lengths, blank=blank, label_smoothing=label_smoothing
+        )
+        losses = torch.tensor([result.loss for result in results], dtype=torch.float64)
+        gradient = torch.zeros(logits.shape, dtype=torch.float64)
+        for b, result in enumerate(results):
+            gradient[b, : len(result.gradient)] = torch.from_numpy(result.gradient)
+        if zero_infinity:
+            impossible = losses.isinf()
+            losses[impossible], gradient[impossible] = 0.0, 0.0
+        ctx.save_for_backward(gradient.to(logits), logits)
+        return losses.to(logits)
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, logits = ctx.saved_tensors
+        return only_once(weights.detach()[:, None, None] * gradient, logits, weights), *(None,) * 6
+
+
+def ctc_losses(
+    logits: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    *,
+    blank: int,
+    zero_infinity: bool,
+    label_smoothing: float,
+) -> Tensor:
+    """Losses (B,) of logits (B, T, V) and padded targets (B, U); arguments as in `speechkit.losses.ctc_loss`."""
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    losses: Tensor = _CTC.apply(logits, targets, input_lengths, target_lengths, blank, zero_infinity, label_smoothing)
+    return losses
+
+
+def ctc_occupancies(
+    logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, *, blank: int
+) -> Tensor:
+    """Occupancies (B, T, V); arguments as in `speechkit.losses.ctc_occupancies`."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    occupancies = torch.zeros_like(logits, dtype=dtype)
+    for b, result in enumerate(_utterances(logits, targets, input_lengths, target_lengths, blank=blank)):
+        occupancies[b, : len(result.occupancies)] = torch.from_numpy(result.occupancies).to(occupancies)
+    return occupancies
