@@ -32,6 +32,7 @@ from speechkit.features.framing import window_function, with_edges
 from speechkit.features.mel import mel_filters
 from speechkit.features.mfb import INT16_SCALE, MFB
 from speechkit.features.mfcc import MFCC, dct_matrix, lifter_weights
+from speechkit.masking import length_mask
 from speechkit.quantization import QParams
 
 SAMPLE_BITS, WINDOW_BITS, FILTER_BITS, LOG_BITS = 6, 15, 11, 20
@@ -306,7 +307,7 @@ class IntegerMFB(torch.nn.Module):
         count = int(self.output_lengths(torch.tensor(waveform.shape[1])))
         edged = with_edges(waveform.float(), lengths, self.frame_length, self.hop_length, self.edges)
         codes = self.of_edged(edged, count)
-        inside = torch.arange(count, device=codes.device).lt(frames[:, None])[:, :, None]
+        inside = length_mask(frames, count)[:, :, None]
         return codes.masked_fill(~inside, self.qparams.zero_point), frames
 
     @torch.no_grad()

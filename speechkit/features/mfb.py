@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from speechkit.features.framing import EDGES, count_frames, frame_samples, window_function, with_edges
 from speechkit.features.mel import MEL_SCALES, mel_filters
-from speechkit.masking import zero_padding
+from speechkit.masking import length_mask, zero_padding
 
 _BLOCK_FRAMES = 512
 _DEVICE_BLOCK_FRAMES = 65536
@@ -266,7 +266,7 @@ class MFB(nn.Module):
         """Lifts what lies more than `dynamic_range` below each utterance's maximum; padding stays zero."""
         if self.dynamic_range is None or features.shape[1] == 0:
             return features
-        padding = ~torch.arange(features.shape[1], device=features.device).lt(frame_counts[:, None])[:, :, None]
+        padding = ~length_mask(frame_counts, features.shape[1])[:, :, None]
         highest = features.masked_fill(padding, -torch.inf).amax(dim=(1, 2), keepdim=True)
         return torch.maximum(features, highest - self.dynamic_range).masked_fill(padding, 0.0)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from speechkit.features.mfb import MFB
 from speechkit.features.mfcc import MFCC
+from speechkit.masking import length_mask
 
 _LIBROSA: dict[str, Any] = {
     "low_hz": 0.0,
@@ -129,5 +130,5 @@ class WhisperMFB(MFB):
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """waveform (B, N) in [-1, 1], lengths (B,) in samples -> (B, T, num_mels), frames (B,); raises as `MFB`."""
         features, frames = super().forward(waveform, lengths)
-        inside = torch.arange(features.shape[1], device=features.device).lt(frames[:, None])[:, :, None]
+        inside = length_mask(frames, features.shape[1])[:, :, None]
         return torch.where(inside, 0.25 * features + 1.0, 0.0), frames

@@ -14,6 +14,7 @@ from speechkit.features.convolution import ConvolutionalMFB
 from speechkit.features.integer import IntegerMFB
 from speechkit.features.mfb import MFB
 from speechkit.features.streaming import FeatureStream
+from speechkit.masking import length_mask
 from speechkit.quantization import UNIT_VARIANCE, QParams
 
 ARITHMETICS = ("float", "convolution", "integer")
@@ -147,7 +148,7 @@ class QuantizedFrontEnd(nn.Module):
             result, frames = self.front_end.by_blocks(waveform, lengths, self._quantized)
         if self.output == "values" and self._convolution is None:
             return result, frames  # by_blocks has zeroed the padding
-        inside = torch.arange(result.shape[1], device=result.device).lt(frames[:, None])[:, :, None]
+        inside = length_mask(frames, result.shape[1])[:, :, None]
         nothing: Any = self.qparams.zero_point if self.output == "codes" else 0.0
         return (result if bool(inside.all()) else result.masked_fill(~inside, nothing)), frames
 
