@@ -5,14 +5,15 @@ import importlib
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from speechkit.losses.ctc import native, reference
-from speechkit.masking import length_mask
+from speechkit.losses.ctc import loop, native, reference
+from speechkit.losses.ctc.batch import check_results, checked_batch
+from speechkit.losses.ctc.star import with_star, without_star
 
-BACKENDS = ("auto", "numba", "torch", "reference")
+BACKENDS = ("auto", "numba", "triton", "torch", "loop", "reference")
+ANYWHERE = {"torch": native, "loop": loop, "reference": reference}
+MODULES = {"numba": "speechkit.losses.ctc.numba_cpu", "triton": "speechkit.losses.ctc.triton_cuda"}
 
 
 def ctc_loss(
@@ -25,6 +26,12 @@ def ctc_loss(
     reduction: str = "mean",
     zero_infinity: bool = False,
     label_smoothing: float = 0.0,
+    entropy: float = 0.0,
+    blank_penalty: float = 0.0,
+    star: int | None = None,
+    star_penalty: float = 0.0,
+    weights: Tensor | None = None,
+    validate: bool | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Negative log-likelihood of label sequences (Graves et al. 2006, equation 8), from logits.
@@ -44,37 +51,64 @@ def ctc_loss(
         reduction: "none" (B,), "sum", or "mean": each loss over its number of labels, then the mean, as torch does.
         zero_infinity: an utterance without an alignment has zero loss and gradient instead of infinite ones.
         label_smoothing: e in [0, 1).
-        backend: "numba" (CPU), "torch" (any device), "reference" (float64, slow), or "auto": "numba" for logits on a
-            CPU, "torch" for any other, within torch.compile, and where Numba cannot be imported.
+        entropy: weight of the entropy of the paths given the labels, which is subtracted from the loss in nats (Liu et
+            al. 2018, Connectionist temporal classification with maximum entropy regularization, equation 8). It takes a
+            loop over frames in torch, many times the time of the loss.
+        blank_penalty: subtracted from the logit of the blank in every frame (Yao et al. 2023, arXiv 2305.11558,
+            section 4.3, who do so in decoding): peaks grow wider. To decode such a network, subtract it too.
+        star: an id outside [0, V) that stands in the targets for whatever was said there: one or more frames of any
+            symbols, the blank included (Cai et al. 2022; Pratap et al. 2023, arXiv 2305.13516). It does not go
+            together with label smoothing.
+        star_penalty: nats that each frame under a star costs; without a cost, a star takes all the frames it can.
+        weights: (B,) by which each loss is multiplied, before any reduction.
+        validate: whether values of tensors are looked at, which makes a GPU wait; None: on a CPU only.
+        backend: "numba" (CPU), "triton" (CUDA), "torch" (CPU, CUDA), "loop" (torch, frame by frame, any device, slow),
+            "reference" (float64, slower), or "auto": the first that can.
 
     Returns:
         (B,) for "none", otherwise a scalar, in float32 (float64 for float64 logits).
 
     Raises:
         ValueError: an argument out of its range or of the wrong shape, NaN among the logits, or a backend that cannot
-            run. Values of tensors on a GPU are not looked at.
+            run.
     """
     if reduction not in ("none", "sum", "mean"):
         raise ValueError(f'`reduction` must be "none", "sum" or "mean", got {reduction!r}.')
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing}.")
-    logits, targets = _checked(logits, targets, input_lengths, target_lengths, blank)
-    losses: Tensor = _backend(backend, logits).ctc_losses(
-        logits,
-        targets,
-        input_lengths,
-        target_lengths,
-        blank=blank,
-        zero_infinity=zero_infinity,
-        label_smoothing=label_smoothing,
+    if star is not None and label_smoothing:
+        raise ValueError(f"`label_smoothing` must be 0 where a `star` is given, got {label_smoothing}.")
+    if weights is not None and weights.shape != input_lengths.shape:
+        raise ValueError(f"`weights` must be (B,), got shape {tuple(weights.shape)}.")
+    batch = checked_batch(logits, targets, input_lengths, target_lengths, blank=blank, star=star, validate=validate)
+    if blank_penalty:
+        batch = batch._replace(logits=penalised(batch.logits, blank, blank_penalty))
+    of_star = 0.0
+    if star is not None:
+        batch, of_star = with_star(batch, star, star_penalty)
+    losses: Tensor = _backend(backend, batch.logits).ctc_losses(
+        batch, zero_infinity=zero_infinity, label_smoothing=label_smoothing
     )
-    if not logits.is_cuda:
-        _check_results(losses, logits, input_lengths)
+    if validate or (validate is None and logits.device.type == "cpu"):
+        check_results(losses, batch)
+    if star is not None:
+        losses = without_star(losses, batch, of_star)
+    if entropy:
+        losses = losses - entropy * loop.path_entropies(batch)
+    if weights is not None:
+        losses = losses * weights.to(losses)
     if reduction == "none":
         return losses
     if reduction == "sum":
         return losses.sum()
     return (losses / target_lengths.to(losses.device).clamp(min=1)).mean()
+
+
+def penalised(logits: Tensor, blank: int, penalty: float) -> Tensor:
+    """The logits (B, T, V), that of the blank being less by a penalty."""
+    penalties = torch.zeros(logits.shape[2], dtype=logits.dtype, device=logits.device)
+    penalties[blank] = penalty
+    return logits - penalties
 
 
 def ctc_occupancies(
@@ -84,6 +118,7 @@ def ctc_occupancies(
     target_lengths: Tensor,
     *,
     blank: int = 0,
+    validate: bool | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Posterior probability of each symbol in each frame, given the labels (Graves et al. 2006, equation 14).
@@ -97,6 +132,7 @@ def ctc_occupancies(
         input_lengths: (B,) frames of each utterance, on any device.
         target_lengths: (B,) labels of each utterance, on any device.
         blank: id of the blank.
+        validate: as in `ctc_loss`.
         backend: as in `ctc_loss`.
 
     Returns:
@@ -106,110 +142,48 @@ def ctc_occupancies(
     Raises:
         ValueError: as in `ctc_loss`.
     """
-    num_frames = logits.shape[1]
-    logits, targets = _checked(logits.detach(), targets, input_lengths, target_lengths, blank)
-    occupancies: Tensor = _backend(backend, logits).ctc_occupancies(
-        logits, targets, input_lengths, target_lengths, blank=blank
-    )
-    if not logits.is_cuda:
-        _check_results(occupancies.sum(dim=(1, 2)), logits, input_lengths)
-    return occupancies[:, :num_frames]
+    batch = checked_batch(logits.detach(), targets, input_lengths, target_lengths, blank=blank, validate=validate)
+    occupancies: Tensor = _backend(backend, batch.logits).ctc_occupancies(batch)
+    if validate or (validate is None and logits.device.type == "cpu"):
+        check_results(occupancies.sum(dim=(1, 2)), batch)
+    return occupancies[:, : logits.shape[1]]
 
 
 @functools.cache
-def _numba() -> ModuleType | str:
-    """The backend, imported (and Numba with it) when it is first used, or why it cannot be."""
+def _failure(name: str) -> str | None:
+    """Why a backend, or what it needs, cannot be imported; tried when it is first used."""
     try:
-        return importlib.import_module("speechkit.losses.ctc.numba_cpu")
+        importlib.import_module(MODULES[name])
     except ImportError as error:
         return str(error)
+    return None
+
+
+def _obstacle(name: str, logits: Tensor) -> str | None:
+    """Why Numba or Triton cannot take these logits."""
+    if name == "numba" and torch.compiler.is_compiling():
+        return "within torch.compile, which cannot trace Numba"
+    if logits.device.type != {"numba": "cpu", "triton": "cuda"}[name]:
+        return f"for logits on {logits.device}"
+    failure = _failure(name)
+    return f"where {name.capitalize()} cannot be imported ({failure})" if failure else None
 
 
 def _backend(name: str, logits: Tensor) -> ModuleType:
     """The module of a backend, each with `ctc_losses` and `ctc_occupancies`."""
     if name not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {name!r}.")
-    if name == "reference":
-        return reference
-    where = f"for logits on {logits.device}" if logits.device.type != "cpu" else ""
-    if torch.compiler.is_compiling():
-        where = "within torch.compile, which cannot trace Numba"
-    if name == "torch" or (name == "auto" and where):
-        return native
-    if where:
-        raise ValueError(f'`backend` must be "auto" or "torch" {where}, got "numba".')
-    module = _numba()
-    if isinstance(module, ModuleType):
-        return module
+    if name in ANYWHERE:
+        return ANYWHERE[name]
     if name == "auto":
-        return native
-    raise ValueError(f'`backend` must be "auto" or "torch" where Numba cannot be imported ({module}), got "numba".')
-
-
-def _checked(
-    logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int
-) -> tuple[Tensor, Tensor]:
-    """The logits, with at least one frame, and padded targets (B, U)."""
-    if logits.dim() != 3 or not logits.is_floating_point() or logits.shape[0] == 0:
-        raise ValueError(f"`logits` must be floats (B, T, V), B > 0, got {logits.dtype} {tuple(logits.shape)}.")
-    batch, num_frames, num_symbols = logits.shape
-    if not 0 <= blank < num_symbols:
-        raise ValueError(f"`blank` must lie in [0, V = {num_symbols}), got {blank}.")
-    for name, integers in (
-        ("targets", targets),
-        ("input_lengths", input_lengths),
-        ("target_lengths", target_lengths),
-    ):
-        if integers.is_floating_point() or integers.is_complex() or integers.dtype == torch.bool:
-            raise ValueError(f"`{name}` must be integers, got {integers.dtype}.")
-    for name, lengths in (("input_lengths", input_lengths), ("target_lengths", target_lengths)):
-        if lengths.shape != (batch,):
-            raise ValueError(f"`{name}` must be (B,) = ({batch},), got shape {tuple(lengths.shape)}.")
-    if targets.device != logits.device:
-        raise ValueError(f"`targets` must be on the device of `logits`, {logits.device}, got {targets.device}.")
-    on_cpu = logits.device.type == "cpu"  # looking at values would make a GPU wait
-    if on_cpu:
-        _check_lengths("input_lengths", input_lengths, num_frames)
-        _check_lengths("target_lengths", target_lengths, targets.shape[-1] if targets.dim() else 0)
-    if targets.dim() == 1:
-        if len(targets) != int(target_lengths.sum()):
-            raise ValueError(
-                f"`targets` must hold sum(target_lengths) = {int(target_lengths.sum())} labels, got {len(targets)}."
-            )
-        targets = pad_sequence(targets.split(target_lengths.tolist()), batch_first=True)
-    if targets.dim() != 2 or targets.shape[0] != batch:
-        raise ValueError(f"`targets` must be (B, U) or concatenated, got shape {tuple(targets.shape)} for B = {batch}.")
-    if on_cpu:
-        inside = length_mask(target_lengths.to(targets.device), targets.shape[1])
-        wrong = inside & ((targets < 0) | (targets >= num_symbols) | (targets == blank))
-        if wrong.any():
-            b, k = wrong.nonzero()[0].tolist()
-            raise ValueError(
-                f"`targets` of utterance {b} must be labels in [0, V = {num_symbols}) other than the blank {blank},"
-                f" got {int(targets[b, k])}."
-            )
-    if num_frames == 0:  # the empty text is certain, any other impossible
-        logits = F.pad(logits, (0, 0, 0, 1))
-    return logits, targets
-
-
-def _check_lengths(name: str, lengths: Tensor, limit: int) -> None:
-    wrong = (lengths < 0) | (lengths > limit)
-    if wrong.any():
-        b = int(wrong.nonzero()[0])
-        raise ValueError(f"`{name}` of utterance {b} must lie in [0, {limit}], got {int(lengths[b])}.")
-
-
-def _check_results(results: Tensor, logits: Tensor, input_lengths: Tensor) -> None:
-    """Results (B,) that are not a number come from logits that are none, so only then are those looked at."""
-    for b in results.isnan().nonzero().flatten().tolist():
-        frames = logits[b, : int(input_lengths[b])].detach().double()
-        wrong = (~frames.logsumexp(dim=-1).isfinite()).nonzero().flatten().tolist()
-        if wrong:
-            value, t = float(frames[wrong[0]].max()), wrong[0]
-            raise ValueError(
-                f"`logits` of utterance {b} must be finite, or -inf for some symbols, got {value} in frame {t}."
-            )
+        for fast in MODULES:
+            if _obstacle(fast, logits) is None:
+                return importlib.import_module(MODULES[fast])
+        return native if logits.device.type in ("cpu", "cuda") else loop
+    obstacle = _obstacle(name, logits)
+    if obstacle is not None:
+        raise ValueError(f'`backend` must be "auto", "torch" or "loop" {obstacle}, got "{name}".')
+    return importlib.import_module(MODULES[name])
 
 
 class CTCLoss(nn.Module):

@@ -1,26 +1,16 @@
-"""CTC by torch's own operator, on any device: the backend that is always there."""
+"""CTC by torch's own operator, on a CPU or with CUDA."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechkit.losses.ctc.batch import Batch
 from speechkit.losses.ctc.feasibility import ctc_feasible
-from speechkit.masking import length_mask
 
 
-def ctc_losses(
-    logits: Tensor,
-    targets: Tensor,
-    input_lengths: Tensor,
-    target_lengths: Tensor,
-    *,
-    blank: int,
-    zero_infinity: bool,
-    label_smoothing: float,
-) -> Tensor:
-    """Losses (B,) of logits (B, T, V) and padded targets (B, U); arguments as in `speechkit.losses.ctc_loss`."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+def ctc_losses(batch: Batch, *, zero_infinity: bool, label_smoothing: float) -> Tensor:
+    """Losses (B,), differentiable with respect to the logits; arguments as in `speechkit.losses.ctc_loss`."""
+    logits, targets, input_lengths, target_lengths, blank = batch.in_single_precision()
     log_probs = logits.log_softmax(dim=-1)
     losses = F.ctc_loss(
         log_probs.transpose(0, 1),
@@ -33,26 +23,19 @@ def ctc_losses(
     )
     if label_smoothing == 0.0:
         return losses
-    inside = length_mask(input_lengths.to(logits.device), logits.shape[1])
-    to_uniform = -log_probs.mean(dim=-1).masked_fill(~inside, 0.0).sum(dim=1)
+    to_uniform = -log_probs.mean(dim=-1).masked_fill(~batch.inside(), 0.0).sum(dim=1)
     if zero_infinity:
         feasible = ctc_feasible(targets, input_lengths.to(logits.device), target_lengths.to(logits.device))
         to_uniform = to_uniform.masked_fill(~feasible, 0.0)
     return (1.0 - label_smoothing) * losses + label_smoothing * to_uniform
 
 
-def ctc_occupancies(
-    logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, *, blank: int
-) -> Tensor:
-    """Occupancies (B, T, V), as softmax less gradient; arguments as in `speechkit.losses.ctc_occupancies`."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+def ctc_occupancies(batch: Batch) -> Tensor:
+    """Occupancies (B, T, V), as softmax less gradient; see `speechkit.losses.ctc_occupancies`."""
     with torch.inference_mode(False), torch.enable_grad():
-        logits = logits.detach().clone().requires_grad_()
-        losses = ctc_losses(
-            logits, targets, input_lengths, target_lengths, blank=blank, zero_infinity=False, label_smoothing=0.0
-        )
+        logits = batch.in_single_precision().logits.detach().clone().requires_grad_()
+        losses = ctc_losses(batch._replace(logits=logits), zero_infinity=False, label_smoothing=0.0)
         (gradient,) = torch.autograd.grad(losses.sum(), logits)
     occupancies = (logits.detach().softmax(dim=-1) - gradient).clamp(min=0.0)
-    inside = length_mask(input_lengths.to(logits.device), logits.shape[1]) & ~losses.detach().isinf()[:, None]
+    inside = batch.inside() & ~losses.detach().isinf()[:, None]
     return occupancies.masked_fill(~inside[:, :, None], 0.0)

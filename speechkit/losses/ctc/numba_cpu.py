@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from speechkit.losses.ctc import numba_kernels as kernels
+from speechkit.losses.ctc.batch import Batch
 from speechkit.losses.ctc.once import only_once
-from speechkit.masking import length_mask
 
 WORTH_A_THREAD = 20_000  # logits; fewer are done before another thread has started
 
@@ -77,20 +77,13 @@ class _Results(NamedTuple):
     occupancies: NDArray[Any]  # (B, T, U + 1) or, not wanted, (B, T, 0)
 
 
-def _forward(
-    logits: Tensor,
-    targets: Tensor,
-    input_lengths: Tensor,
-    target_lengths: Tensor,
-    blank: int,
-    label_smoothing: float,
-    occupancies: Tensor,
-) -> _Results:
-    """int64 targets and lengths on the CPU; occupancies (B, T, U + 1) are written in place, none if its last is 0."""
-    memory, (batch, num_frames, num_symbols) = _memory(logits), logits.shape
+def _forward(batch: Batch, label_smoothing: float, occupancies: Tensor) -> _Results:
+    """The batch is `_prepared`; occupancies (B, T, U + 1) are written in place, none if the last dimension is 0."""
+    logits, targets, input_lengths, target_lengths, blank = batch
+    memory, (size, num_frames, num_symbols) = _memory(logits), logits.shape
     integers = targets.numpy(), input_lengths.numpy(), target_lengths.numpy()
-    statistics = np.empty((batch, num_frames, 2), memory.numbers.dtype)
-    results = _Results(np.empty(batch), np.empty(batch, np.bool_), statistics, occupancies.numpy())
+    statistics = np.empty((size, num_frames, 2), memory.numbers.dtype)
+    results = _Results(np.empty(size), np.empty(size, np.bool_), statistics, occupancies.numpy())
     work = *_longest_first(integers[1]), *memory, num_symbols, *integers, blank, label_smoothing, *results
     most = int(integers[1].max()), int(integers[2].max()), statistics.dtype
     _on_threads(lambda: kernels.forward(*work, *kernels.workspace(*most)), logits.shape)
@@ -100,23 +93,14 @@ def _forward(
 class _CTC(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: Tensor,
-        targets: Tensor,
-        input_lengths: Tensor,
-        target_lengths: Tensor,
-        blank: int,
-        zero_infinity: bool,
-        label_smoothing: float,
-        needs_gradient: bool,
+        ctx: Any, logits: Tensor, batch: Batch, zero_infinity: bool, label_smoothing: float, needs_gradient: bool
     ) -> Tensor:
-        kept = targets.shape[1] + 1 if needs_gradient else 0
+        kept = batch.targets.shape[1] + 1 if needs_gradient else 0
         occupancies = _empty(*logits.shape[:2], kept, like=logits)
-        integers = targets, input_lengths, target_lengths
-        results = _forward(logits, *integers, blank, label_smoothing, occupancies)
+        results = _forward(batch, label_smoothing, occupancies)
         losses, feasible, statistics, _ = map(torch.from_numpy, results)
-        ctx.save_for_backward(logits, *integers, feasible, statistics, occupancies)
-        ctx.options = blank, zero_infinity, label_smoothing
+        ctx.save_for_backward(logits, *batch[1:4], feasible, statistics, occupancies)
+        ctx.options = batch.blank, zero_infinity, label_smoothing
         if zero_infinity:
             losses = losses.where(feasible, 0.0)
         return losses.to(logits.dtype)
@@ -125,64 +109,45 @@ class _CTC(torch.autograd.Function):
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, input_lengths, target_lengths, feasible, statistics, occupancies = ctx.saved_tensors
         blank, zero_infinity, label_smoothing = ctx.options
-        batch, num_frames, num_symbols = logits.shape
+        size, num_frames, num_symbols = logits.shape
         if logits.transpose(0, 1).is_contiguous():
-            gradient = _empty(num_frames, batch, num_symbols, like=logits).transpose(0, 1)
+            gradient = _empty(num_frames, size, num_symbols, like=logits).transpose(0, 1)
         else:
-            gradient = _empty(batch, num_frames, num_symbols, like=logits)
+            gradient = _empty(size, num_frames, num_symbols, like=logits)
         integers = targets.numpy(), input_lengths.numpy(), target_lengths.numpy()
         reals = weights.detach().where(feasible, 0.0 if zero_infinity else torch.nan), feasible, statistics, occupancies
         arrays = [x.contiguous().numpy() for x in reals]
         arguments = *_memory(logits), num_symbols, *integers, blank, label_smoothing, *arrays, *_memory(gradient)
         work = *_longest_first(integers[1]), *arguments
         _on_threads(lambda: kernels.gradient(*work), logits.shape)
-        return only_once(gradient, logits, weights), *(None,) * 7
+        return only_once(gradient, logits, weights), *(None,) * 4
 
 
-def _prepared(
-    logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _prepared(batch: Batch) -> Batch:
     """float32 or float64 logits whose symbols are neighbours, and contiguous int64 on the CPU."""
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
+    logits, targets, input_lengths, target_lengths, blank = batch.in_single_precision()
     if logits.stride(2) != 1:
         logits = logits.contiguous()
-    return logits, _integers(targets), _integers(input_lengths), _integers(target_lengths)
+    return Batch(logits, _integers(targets), _integers(input_lengths), _integers(target_lengths), blank)
 
 
 def _integers(x: Tensor) -> Tensor:
     return x.to("cpu", torch.int64).contiguous()
 
 
-def ctc_losses(
-    logits: Tensor,
-    targets: Tensor,
-    input_lengths: Tensor,
-    target_lengths: Tensor,
-    *,
-    blank: int,
-    zero_infinity: bool,
-    label_smoothing: float,
-) -> Tensor:
-    """Losses (B,) of logits (B, T, V) and padded targets (B, U); arguments as in `speechkit.losses.ctc_loss`."""
-    needs_gradient = logits.requires_grad and torch.is_grad_enabled()
-    losses: Tensor = _CTC.apply(
-        *_prepared(logits, targets, input_lengths, target_lengths),
-        blank,
-        zero_infinity,
-        label_smoothing,
-        needs_gradient,
-    )
+def ctc_losses(batch: Batch, *, zero_infinity: bool, label_smoothing: float) -> Tensor:
+    """Losses (B,), differentiable with respect to the logits; arguments as in `speechkit.losses.ctc_loss`."""
+    batch = _prepared(batch)
+    needs_gradient = batch.logits.requires_grad and torch.is_grad_enabled()
+    losses: Tensor = _CTC.apply(batch.logits, batch, zero_infinity, label_smoothing, needs_gradient)
     return losses
 
 
-def ctc_occupancies(
-    logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, *, blank: int
-) -> Tensor:
-    """Occupancies (B, T, V); arguments as in `speechkit.losses.ctc_occupancies`."""
-    logits, targets, input_lengths, target_lengths = _prepared(logits.detach(), targets, input_lengths, target_lengths)
-    by_label = logits.new_zeros(*logits.shape[:2], targets.shape[1] + 1)
-    _forward(logits, targets, input_lengths, target_lengths, blank, 0.0, by_label)
-    labels = targets.masked_fill(~length_mask(target_lengths, targets.shape[1]), blank)  # padding is worth 0 anyway
-    symbols = F.pad(labels, (1, 0), value=blank)[:, None].expand(by_label.shape)
+def ctc_occupancies(batch: Batch) -> Tensor:
+    """Occupancies (B, T, V); see `speechkit.losses.ctc_occupancies`."""
+    batch = _prepared(batch._replace(logits=batch.logits.detach()))
+    logits, labels = batch.logits, batch.labels()
+    by_label = logits.new_zeros(*logits.shape[:2], labels.shape[1] + 1)
+    _forward(batch, 0.0, by_label)
+    symbols = F.pad(labels, (1, 0), value=batch.blank)[:, None].expand(by_label.shape)
     return logits.new_zeros(logits.shape).scatter_add_(2, symbols, by_label)

@@ -1,4 +1,4 @@
-"""What tells that a gradient has no derivative, instead of taking it for a constant."""
+"""Gradients that are computed by hand, and cannot be differentiated again."""
 
 from typing import Any
 
@@ -25,3 +25,21 @@ def only_once(gradient: Tensor, logits: Tensor, weights: Tensor) -> Tensor:
         return gradient
     guarded: Tensor = _Once.apply(gradient, logits, weights)
     return guarded
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, gradient)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        logits, gradient = ctx.saved_tensors
+        return only_once(weights.detach()[:, None, None] * gradient, logits, weights), None, None
+
+
+def with_gradient(logits: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
+    """Values (B,) whose gradient with respect to the logits (B, T, V) is known, both given in the logits' type."""
+    result: Tensor = _Known.apply(logits, values.to(logits), gradient.to(logits))
+    return result

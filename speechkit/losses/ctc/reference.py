@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechkit.losses.ctc.once import only_once
+from speechkit.losses.ctc.batch import Batch
+from speechkit.losses.ctc.once import with_gradient
 
 Array = NDArray[Any]
 
@@ -66,77 +67,32 @@ def forward_backward(logits: Array, labels: list[int], *, blank: int, label_smoo
     return Result(float(loss), gradient, occupancies)
 
 
-def _utterances(
-    logits: Tensor,
-    targets: Tensor,
-    input_lengths: Tensor,
-    target_lengths: Tensor,
-    *,
-    blank: int,
-    label_smoothing: float = 0.0,
-) -> list[Result]:
-    rows = logits.detach().to("cpu", torch.float64).numpy()
-    labels = targets.tolist()
+def _results(batch: Batch, label_smoothing: float = 0.0) -> list[Result]:
+    rows, labels = batch.logits.detach().to("cpu", torch.float64).numpy(), batch.targets.tolist()
+    lengths = zip(batch.input_lengths.tolist(), batch.target_lengths.tolist(), strict=True)
     return [
-        forward_backward(rows[b, :frames], labels[b][:count], blank=blank, label_smoothing=label_smoothing)
-        for b, (frames, count) in enumerate(zip(input_lengths.tolist(), target_lengths.tolist(), strict=True))
+        forward_backward(rows[b, :frames], labels[b][:count], blank=batch.blank, label_smoothing=label_smoothing)
+        for b, (frames, count) in enumerate(lengths)
     ]
 
 
-class _CTC(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        targets: Tensor,
-        input_lengths: Tensor,
-        target_lengths: Tensor,
-        blank: int,
-        zero_infinity: bool,
-        label_smoothing: float,
-    ) -> Tensor:
-        results = _utterances(
-            logits, targets, input_lengths, target_lengths, blank=blank, label_smoothing=label_smoothing
-        )
-        losses = torch.tensor([result.loss for result in results], dtype=torch.float64)
-        gradient = torch.zeros(logits.shape, dtype=torch.float64)
-        for b, result in enumerate(results):
-            gradient[b, : len(result.gradient)] = torch.from_numpy(result.gradient)
-        if zero_infinity:
-            impossible = losses.isinf()
-            losses[impossible], gradient[impossible] = 0.0, 0.0
-        ctx.save_for_backward(gradient.to(logits), logits)
-        return losses.to(logits)
-
-    @staticmethod
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, logits = ctx.saved_tensors
-        return only_once(weights.detach()[:, None, None] * gradient, logits, weights), *(None,) * 6
+def ctc_losses(batch: Batch, *, zero_infinity: bool, label_smoothing: float) -> Tensor:
+    """Losses (B,), differentiable with respect to the logits; arguments as in `speechkit.losses.ctc_loss`."""
+    batch = batch.in_single_precision()
+    results = _results(batch, label_smoothing)
+    losses = torch.tensor([result.loss for result in results], dtype=torch.float64)
+    gradient = torch.zeros(batch.logits.shape, dtype=torch.float64)
+    for b, result in enumerate(results):
+        gradient[b, : len(result.gradient)] = torch.from_numpy(result.gradient)
+    if zero_infinity:
+        impossible = losses.isinf()
+        losses[impossible], gradient[impossible] = 0.0, 0.0
+    return with_gradient(batch.logits, losses, gradient)
 
 
-def ctc_losses(
-    logits: Tensor,
-    targets: Tensor,
-    input_lengths: Tensor,
-    target_lengths: Tensor,
-    *,
-    blank: int,
-    zero_infinity: bool,
-    label_smoothing: float,
-) -> Tensor:
-    """Losses (B,) of logits (B, T, V) and padded targets (B, U); arguments as in `speechkit.losses.ctc_loss`."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    losses: Tensor = _CTC.apply(logits, targets, input_lengths, target_lengths, blank, zero_infinity, label_smoothing)
-    return losses
-
-
-def ctc_occupancies(
-    logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, *, blank: int
-) -> Tensor:
-    """Occupancies (B, T, V); arguments as in `speechkit.losses.ctc_occupancies`."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    occupancies = torch.zeros_like(logits, dtype=dtype)
-    for b, result in enumerate(_utterances(logits, targets, input_lengths, target_lengths, blank=blank)):
+def ctc_occupancies(batch: Batch) -> Tensor:
+    """Occupancies (B, T, V); see `speechkit.losses.ctc_occupancies`."""
+    occupancies = torch.zeros_like(batch.in_single_precision().logits)
+    for b, result in enumerate(_results(batch)):
         occupancies[b, : len(result.occupancies)] = torch.from_numpy(result.occupancies).to(occupancies)
     return occupancies
