@@ -52,13 +52,13 @@ def ctc_loss(
         zero_infinity: an utterance without an alignment has zero loss and gradient instead of infinite ones.
         label_smoothing: e in [0, 1).
         entropy: weight of the entropy of the paths given the labels, which is subtracted from the loss in nats (Liu et
-            al. 2018, Connectionist temporal classification with maximum entropy regularization, equation 8). It takes a
-            loop over frames in torch, many times the time of the loss.
-        blank_penalty: subtracted from the logit of the blank in every frame (Yao et al. 2023, arXiv 2305.11558,
-            section 4.3, who do so in decoding): peaks grow wider. To decode such a network, subtract it too.
+            al. 2018, Connectionist temporal classification with maximum entropy regularization). It takes a loop over
+            frames in torch, many times the time of the loss.
+        blank_penalty: subtracted from the logit of the blank in every frame, so that a network learns to make up for
+            it; decode the logits as they are for more blanks, or subtract it there too.
         star: an id outside [0, V) that stands in the targets for whatever was said there: one or more frames of any
-            symbols, the blank included (Cai et al. 2022; Pratap et al. 2023, arXiv 2305.13516). It does not go
-            together with label smoothing.
+            symbols, the blank included (Pratap et al. 2023, arXiv 2305.13516). It does not go together with label
+            smoothing.
         star_penalty: nats that each frame under a star costs; without a cost, a star takes all the frames it can.
         weights: (B,) by which each loss is multiplied, before any reduction.
         validate: whether values of tensors are looked at, which makes a GPU wait; None: on a CPU only.

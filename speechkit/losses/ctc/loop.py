@@ -51,9 +51,10 @@ def _sweep(emissions: Tensor, skips: Tensor) -> tuple[Tensor, Tensor]:
     value[:, 0] = 0.0
     slope = torch.zeros_like(value)
     values, slopes = [value], [slope]
-    one, two = torch.full_like(value[:, :1], IMPOSSIBLE), torch.full_like(value[:, :2], IMPOSSIBLE)
+    width, impossible = value.shape[1], value.new_full((len(value), 2), IMPOSSIBLE)
     for emission in emissions.unbind(dim=1):
-        ways = torch.stack([value, torch.cat([one, value], 1)[:, :-1], torch.cat([two, value], 1)[:, :-2] + skips])
+        from_before = torch.cat([impossible, value], dim=1)
+        ways = torch.stack([value, from_before[:, 1 : 1 + width], from_before[:, :width] + skips])
         slope_of_ways = torch.stack([slope, slope.roll(1, dims=1), slope.roll(2, dims=1)])
         value = ways.logsumexp(dim=0) + emission
         slope = (ways.softmax(dim=0) * slope_of_ways).sum(dim=0) + emission
@@ -135,7 +136,7 @@ def path_entropies(batch: Batch) -> Tensor:
 
     It is the log-probability of all paths less the mean one of a path, and its gradient the covariance, negative, of
     a path's log-probability with the presence of a symbol (Liu et al. 2018, Connectionist temporal classification with
-    maximum entropy regularization, section 4.1; there by another recursion).
+    maximum entropy regularization).
     """
     batch = batch.in_single_precision()
     with torch.no_grad():

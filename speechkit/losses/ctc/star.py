@@ -12,8 +12,8 @@ def with_star(batch: Batch, star: int, penalty: float) -> tuple[Batch, float]:
     """The batch with one more symbol, V, which is worth all symbols together at exp(-penalty) and stands for the star.
 
     A path through the star passes one or more frames whatever they hold, the blank included, each at a cost of
-    `penalty` nats: the star of Pratap et al. 2023 (arXiv 2305.13516, section 3.1.5) and of Cai et al. 2022 (W-CTC),
-    with the penalty of Pratap et al. 2022 (arXiv 2201.12208, section 3.3).
+    `penalty` nats: the star of Pratap et al. 2023 (arXiv 2305.13516), with a penalty as in Pratap et al. 2022 (Star
+    Temporal Classification, arXiv 2201.12208), whose own star stands for no blanks.
 
     Returns:
         The batch, and by how much the new symbol raises the loss of each frame: log(1 + exp(-penalty)).
