@@ -30,6 +30,7 @@ class Recognition(lightning.LightningModule):
         head_first_fraction: with `encoder_from`, the share of the training in which the encoder waits while the head
             learns to read it (Baevski et al. 2020, arXiv 2006.11477, section 4.3); 0 trains both from the start.
         head_dropout: on the input of the head.
+        loss: CTC with other options than its defaults.
         learning_rate: peak of AdamW's rate.
         weight_decay: on matrices.
         warmup_fraction: share of the training in which the rate rises.
@@ -46,6 +47,7 @@ class Recognition(lightning.LightningModule):
         encoder_from: str | None = None,
         head_first_fraction: float = 0.15,
         head_dropout: float = 0.1,
+        loss: CTCLoss | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
@@ -56,7 +58,9 @@ class Recognition(lightning.LightningModule):
             raise ValueError(f"`head_first_fraction` must lie in [0, 1), got {head_first_fraction}.")
         self.front_end, self.encoder, self.tokenizer = front_end, encoder, tokenizer
         self.head = CTCHead(input_dim=encoder.output_dim, vocab_size=tokenizer.vocab_size, dropout=head_dropout)
-        self.loss = CTCLoss(blank=tokenizer.blank_id)
+        self.loss = loss if loss is not None else CTCLoss(blank=tokenizer.blank_id)
+        if self.loss.blank != tokenizer.blank_id:
+            raise ValueError(f"`loss.blank` must be the tokenizer's, {tokenizer.blank_id}, got {self.loss.blank}.")
         self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
         self.head_first_fraction = head_first_fraction if encoder_from is not None else 0.0
         if encoder_from is not None:

@@ -15,7 +15,7 @@ import soundfile
 from speechkit.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["prepare-data", "pretrain", "fine-tune", "features", "transcribe", "many-gpus", "extend"]
+PAGES = ["prepare-data", "pretrain", "fine-tune", "ctc", "features", "transcribe", "many-gpus", "extend"]
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -71,11 +71,12 @@ def test_every_command_and_snippet_runs(
     monkeypatch.syspath_prepend(str(tmp_path))
     count = 0
     for page in PAGES:
+        names: dict[str, object] = {}  # a page's snippets follow each other
         for language, text in BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text()):
             if name := re.match(r"# (\w+\.(py|yaml))\n", text):
                 (tmp_path / name[1]).write_text(text)
             elif language == "python":
-                exec(compile(text, f"docs/{page}.md", "exec"), {})
+                exec(compile(text, f"docs/{page}.md", "exec"), names)
             elif language == "sh":
                 for line in text.splitlines():
                     run_command(line)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechkit.losses import ctc_loss, ctc_occupancies
+from speechkit.losses import CTCLoss, ctc_loss, ctc_occupancies
 from speechkit.losses.ctc import loop
 from speechkit.losses.ctc.batch import checked_batch
 
@@ -157,3 +157,11 @@ def test_values_are_not_looked_at_where_that_is_not_wanted() -> None:
         ctc_loss(logits, *arguments, backend="reference")
     with pytest.raises(ValueError, match="`logits` of utterance 0"):
         ctc_occupancies(logits, *arguments, backend="reference")
+
+
+def test_the_module_passes_its_options_on() -> None:
+    logits = torch.randn(2, 9, 5)
+    arguments = (torch.tensor([[1, 0], [3, 3]]), torch.tensor([9, 7]), torch.tensor([1, 2]))
+    options = {"blank": 2, "entropy": 0.2, "blank_penalty": 0.5, "backend": "loop"}
+    expected = ctc_loss(logits, *arguments, reduction="none", **options) / torch.tensor([1, 2])
+    assert torch.equal(CTCLoss(**options)(logits, *arguments), expected)

@@ -191,11 +191,16 @@ class CTCLoss(nn.Module):
 
     Args:
         blank: id of the blank.
+        entropy: as in `ctc_loss`.
+        blank_penalty: as in `ctc_loss`.
+        backend: as in `ctc_loss`.
     """
 
-    def __init__(self, *, blank: int = 0) -> None:
+    def __init__(
+        self, *, blank: int = 0, entropy: float = 0.0, blank_penalty: float = 0.0, backend: str = "auto"
+    ) -> None:
         super().__init__()
-        self.blank = blank
+        self.blank, self.entropy, self.blank_penalty, self.backend = blank, entropy, blank_penalty, backend
 
     def forward(
         self,
@@ -212,7 +217,7 @@ class CTCLoss(nn.Module):
         """
         with torch.autocast(logits.device.type, enabled=False):
             losses = ctc_loss(
-                logits.float(),
+                logits,
                 targets,
                 input_lengths,
                 target_lengths,
@@ -220,5 +225,8 @@ class CTCLoss(nn.Module):
                 reduction="none",
                 zero_infinity=True,
                 label_smoothing=label_smoothing,
+                entropy=self.entropy,
+                blank_penalty=self.blank_penalty,
+                backend=self.backend,
             )
         return losses / target_lengths.to(losses.device).clamp(min=1)
