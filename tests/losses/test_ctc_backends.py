@@ -330,7 +330,7 @@ def test_kernels_compile_where_no_directory_can_be_written(monkeypatch) -> None:
     from numba.core.caching import CacheImpl
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
-    assert numba_kernels._kernel(lambda x: x + 1)(2) == 3
+    assert numba_kernels.kernel(lambda x: x + 1)(2) == 3
 
 
 def test_without_numba_torch_is_taken_and_an_explicit_backend_says_why(monkeypatch) -> None:

@@ -31,17 +31,17 @@ IMPOSSIBLE = -1e30  # log-probability of what cannot be; whatever is less likely
 LN2 = 0.6931471805599453
 
 
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles what Python calls, and keeps the result on disk where some directory can be written."""
     compiled: Any = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
     with contextlib.suppress(RuntimeError):  # "no locator available": neither beside this file nor in the user's cache
         compiled.enable_caching()
-    kernel: Callable[..., Any] = compiled
-    return kernel
+    result: Callable[..., Any] = compiled
+    return result
 
 
 _WITHIN: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_inner = numba.njit(fastmath={"contract"}, **_WITHIN)
+inner = numba.njit(fastmath={"contract"}, **_WITHIN)
 _inner_sum = numba.njit(fastmath={"contract", "reassoc"}, **_WITHIN)  # sums in any order, so that they vectorise
 
 
@@ -165,7 +165,7 @@ def _exp_parts(typing_context: Any, x: types.Float) -> Any:
 
 
 @_primitive
-def _lanes(typing_context: Any, like: types.Array) -> Any:
+def lanes(typing_context: Any, like: types.Array) -> Any:
     """6 LANES numbers on the stack, which no array overlaps: what lets LLVM vectorise a loop over many arrays."""
     pointer = types.CPointer(like.dtype)
 
@@ -177,7 +177,7 @@ def _lanes(typing_context: Any, like: types.Array) -> Any:
 
 
 @_primitive
-def _take(typing_context: Any, counter: types.Array) -> Any:
+def take(typing_context: Any, counter: types.Array) -> Any:
     """The number in an int64 array (1,), which is one more for the next to ask, whatever its thread."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -187,8 +187,8 @@ def _take(typing_context: Any, counter: types.Array) -> Any:
     return types.int64(counter), generate
 
 
-@_inner
-def _largest(row: Array) -> Any:
+@inner
+def largest(row: Array) -> Any:
     """The largest of a row, NaN where there is one with its sign bit clear."""
     best = _order(row[0])
     for v in range(1, len(row)):
@@ -197,7 +197,7 @@ def _largest(row: Array) -> Any:
     return _from_order(best)
 
 
-@_inner
+@inner
 def _exp(x: Any) -> Any:
     """exp(x) for x <= 0."""
     m, n = _exp_parts(x)
@@ -205,7 +205,7 @@ def _exp(x: Any) -> Any:
 
 
 @_inner_sum
-def _sum_exp(row: Array, shift: Any) -> Any:
+def sum_exp(row: Array, shift: Any) -> Any:
     total = shift - shift  # 0 of the type, NaN where the shift is infinite
     for v in range(len(row)):
         total += _exp(row[v] - shift)
@@ -220,7 +220,7 @@ def _sum_differences(row: Array, shift: Any) -> float:
     return total
 
 
-@_inner
+@inner
 def _emit(
     row: Array, shift: Any, blank: int, labels: Array, gathered: Array, emissions: Array, first: int, end: int
 ) -> None:
@@ -234,14 +234,14 @@ def _emit(
             emissions[0, place], emissions[1, place] = _exp_parts(gathered[place] - shift)
 
 
-@_inner
+@inner
 def _alpha_step(before: Array, after: Array, emissions: Array, skip: Array, first: int, end: int) -> None:
     """after (4, width) <- paths to each state of this frame from those of the frame before, first <= k < end.
 
     Rows: m and e of blanks, m and e of labels. skip is 0 where a label may follow its predecessor without a blank.
     """
     blank_m, blank_e = emissions[0, 0], emissions[1, 0]
-    new = numba.carray(_lanes(skip), (6, LANES))
+    new = numba.carray(lanes(skip), (6, LANES))
     for start in range(first, end, LANES):
         for j in range(LANES):
             k, place = np.uintp(start + j), np.uintp(start + j + 1)
@@ -262,7 +262,7 @@ def _alpha_step(before: Array, after: Array, emissions: Array, skip: Array, firs
         after[0, k], after[1, k], after[2, place], after[3, place] = 1, IMPOSSIBLE, 1, IMPOSSIBLE
 
 
-@_inner
+@inner
 def _beta_step(
     rest: Array,
     alpha: Array,
@@ -280,7 +280,7 @@ def _beta_step(
     """
     most = skip.dtype.type(8)  # of the exponent of a probability over that of all, where e is too large to be exact
     blank_m, blank_e = emissions[0, 0], emissions[1, 0]
-    new = numba.carray(_lanes(skip), (6, LANES))
+    new = numba.carray(lanes(skip), (6, LANES))
     for j in range(LANES):
         new[4, j] = 0
     for start in range(first, end, LANES):
@@ -309,7 +309,7 @@ def _beta_step(
     return of_blanks
 
 
-@_inner
+@inner
 def _store(new: Array, row: Array, start: int) -> None:
     """LANES blanks and labels from k = start on."""
     for j in range(LANES):
@@ -322,7 +322,7 @@ def _store(new: Array, row: Array, start: int) -> None:
         row[3, np.uintp(start + j + 1)] = new[3, j]
 
 
-@_inner
+@inner
 def _only(row: Array, k: int) -> None:
     """All paths in blank k of a row (4, width)."""
     for place in range(row.shape[1]):
@@ -330,8 +330,8 @@ def _only(row: Array, k: int) -> None:
     row[1, k] = 0
 
 
-@_inner
-def _copy(source: Array, target: Array) -> None:
+@inner
+def copy(source: Array, target: Array) -> None:
     for field in range(source.shape[0]):
         for place in range(source.shape[1]):
             target[field, place] = source[field, place]
@@ -345,14 +345,14 @@ def _sum(values: Array) -> Any:
     return total
 
 
-@_inner
-def _band(t: int, num_frames: int, num_labels: int) -> tuple[int, int]:
+@inner
+def band(t: int, num_frames: int, num_labels: int) -> tuple[int, int]:
     """The least k of frame t that can still reach the end, and one past the last that can be reached."""
     return max(0, num_labels - num_frames + t), min(num_labels, t) + 1
 
 
-@_inner
-def _whole(first: int, end: int) -> int:
+@inner
+def whole(first: int, end: int) -> int:
     """The end of the lanes that cover first <= k < end."""
     return first + (end - first + LANES - 1) // LANES * LANES
 
@@ -376,7 +376,7 @@ def workspace(num_frames: int, num_labels: int, dtype: Any) -> tuple[Array, ...]
     )
 
 
-@_kernel
+@kernel
 def forward(
     order: Array,
     counter: Array,
@@ -427,7 +427,7 @@ def forward(
     chunk = len(emissions)
     skip, gathered, of_labels = by_place[0], by_place[1], by_place[2]
     while True:
-        i = _take(counter)
+        i = take(counter)
         if i >= len(order):
             return
         b = order[i]
@@ -453,24 +453,24 @@ def forward(
         for visit in range(2 * num_chunks - 1):  # of each chunk from the first to the last, and back to the first
             c = min(visit, 2 * num_chunks - 2 - visit)
             first_frame, num_here = c * chunk, min(chunk, num_frames - c * chunk)
-            _copy(checkpoints[c], alphas[0])
+            copy(checkpoints[c], alphas[0])
             for i in range(num_here):
                 t = first_frame + i
                 start = b * utterance_stride + t * frame_stride
                 row = logits[start : start + num_symbols]
                 if visit < num_chunks:
-                    shift = _largest(row)
-                    total = _sum_exp(row, shift)
+                    shift = largest(row)
+                    total = sum_exp(row, shift)
                     statistics[b, t, 0], statistics[b, t, 1] = shift, total
                     log_total += np.log(np.float64(total))
                     if smoothing > 0:
                         to_uniform -= _sum_differences(row, shift) / num_symbols
-                first, end = _band(t, num_frames, num_labels)
-                end = _whole(first, end)
+                first, end = band(t, num_frames, num_labels)
+                end = whole(first, end)
                 _emit(row, statistics[b, t, 0], blank, labels, gathered, emissions[i], first, end)
                 _alpha_step(alphas[i], alphas[i + 1], emissions[i], skip, first, end)
             if visit < num_chunks - 1:
-                _copy(alphas[num_here], checkpoints[c + 1])
+                copy(alphas[num_here], checkpoints[c + 1])
                 continue
             if visit == num_chunks - 1:
                 last = alphas[num_here]  # all paths end in the last label or blank
@@ -492,9 +492,9 @@ def forward(
                     break
             for i in range(num_here - 1, -1, -1):
                 t = first_frame + i
-                first, end = _band(t, num_frames, num_labels)
+                first, end = band(t, num_frames, num_labels)
                 of_blanks = _beta_step(
-                    rest, alphas[i + 1], emissions[i], skip, total_e, of_labels, first, _whole(first, end)
+                    rest, alphas[i + 1], emissions[i], skip, total_e, of_labels, first, whole(first, end)
                 )
                 total = of_blanks + _sum(of_labels[first + 1 : end + 1])
                 scale = 1 / total if total > 0 else total
@@ -503,19 +503,19 @@ def forward(
                     occupancies[b, t, np.uintp(k + 1)] = of_labels[np.uintp(k + 1)] * scale
 
 
-@_inner
+@inner
 def _softmax(row: Array, shift: Any, scale: Any, minus: Any, result: Array) -> None:
     for v in range(len(row)):
         result[v] = scale * _exp(row[v] - shift) - minus
 
 
-@_inner
-def _fill(row: Array, value: Any) -> None:
+@inner
+def fill(row: Array, value: Any) -> None:
     for v in range(len(row)):
         row[v] = value
 
 
-@_kernel
+@kernel
 def gradient(
     order: Array,
     counter: Array,
@@ -545,7 +545,7 @@ def gradient(
         result_frame_stride: see above.
     """
     while True:
-        i = _take(counter)
+        i = take(counter)
         if i >= len(order):
             return
         b = order[i]
@@ -557,12 +557,12 @@ def gradient(
             result_start = b * result_utterance_stride + t * result_frame_stride
             result_row = result[result_start : result_start + num_symbols]
             if t >= num_frames or not feasible[b]:
-                _fill(result_row, weight if t < num_frames else of_padding)
+                fill(result_row, weight if t < num_frames else of_padding)
                 continue
             start = b * utterance_stride + t * frame_stride
             row = logits[start : start + num_symbols]
             _softmax(row, statistics[b, t, 0], weight / statistics[b, t, 1], minus, result_row)
             result_row[blank] -= of_path * occupancies[b, t, 0]
-            first, end = _band(t, num_frames, num_labels)
+            first, end = band(t, num_frames, num_labels)
             for k in range(first, min(end, num_labels)):
                 result_row[np.uintp(targets[b, np.uintp(k)])] -= of_path * occupancies[b, t, np.uintp(k + 1)]
