@@ -1,6 +1,15 @@
-"""Losses: CTC (on logits) and InfoNCE, as pure functions."""
+"""Losses: CTC (on logits), its forced alignment, and InfoNCE, as pure functions."""
 
-from speechkit.losses.ctc import CTCLoss, ctc_feasible, ctc_loss, ctc_occupancies
+from speechkit.losses.ctc import Alignment, CTCLoss, ctc_align, ctc_feasible, ctc_loss, ctc_occupancies
 from speechkit.losses.infonce import draw_negatives, infonce
 
-__all__ = ["CTCLoss", "ctc_feasible", "ctc_loss", "ctc_occupancies", "draw_negatives", "infonce"]
+__all__ = [
+    "Alignment",
+    "CTCLoss",
+    "ctc_align",
+    "ctc_feasible",
+    "ctc_loss",
+    "ctc_occupancies",
+    "draw_negatives",
+    "infonce",
+]

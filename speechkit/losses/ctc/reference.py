@@ -96,3 +96,70 @@ def ctc_occupancies(batch: Batch) -> Tensor:
     for b, result in enumerate(_results(batch)):
         occupancies[b, : len(result.occupancies)] = torch.from_numpy(result.occupancies).to(occupancies)
     return occupancies
+
+
+@np.errstate(invalid="ignore")
+def viterbi(logits: Array, labels: list[int], *, blank: int) -> Array | None:
+    """The best path: `forward_backward` with the greatest in place of the sum (Rabiner 1989, section III.B).
+
+    Normalisers are the same for all paths, so logits will do. Of several best paths it is the one that is furthest
+    along the states blank, label, ..., blank in the last frame in which they differ.
+
+    Args:
+        logits: (T, V) float64.
+        labels: U labels, none of them the blank.
+        blank: id of the blank.
+
+    Returns:
+        (T,) states of the path; None where there is no path.
+    """
+    states = np.full(2 * len(labels) + 1, blank)
+    states[1::2] = labels
+    may_skip = (states[2:] != states[:-2]) & (states[2:] != blank)
+
+    best = np.full(len(states), -np.inf)
+    best[0] = 0.0  # all start in the first blank, before any frame
+    moves = np.zeros((len(logits), len(states)), np.int64)  # how many states on from the frame before
+    for t, row in enumerate(logits):
+        ways = np.full((3, len(states)), -np.inf)
+        ways[0] = best
+        ways[1, 1:] = best[:-1]
+        ways[2, 2:] = np.where(may_skip, best[:-2], -np.inf)
+        moves[t] = ways.argmax(axis=0)  # of equals the first, which comes from furthest along
+        best = ways.max(axis=0) + row[states]
+
+    state = len(states) - 1
+    if len(states) > 1 and best[-2] > best[-1]:  # all end in the last label or blank
+        state -= 1
+    if not best[state] > -np.inf:
+        return None
+    path = np.empty(len(logits), np.int64)
+    for t in reversed(range(len(logits))):
+        path[t] = state
+        state -= moves[t, state]
+    return path
+
+
+def best_paths(batch: Batch, log_totals: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The best path of each utterance of a batch on the CPU.
+
+    Args:
+        batch: float32 or float64 logits.
+        log_totals: (B, T) float64, filled with the logsumexp of each frame of an utterance, unless None.
+
+    Returns:
+        (B, T) int64 index in the targets of the label of each frame, -1 for the blank, beyond an utterance's length,
+        and where there is no path; and (B,) bool, whether there is a path.
+    """
+    rows, labels = batch.logits.double().numpy(), batch.targets.tolist()
+    lengths = zip(batch.input_lengths.tolist(), batch.target_lengths.tolist(), strict=True)
+    positions = torch.full(batch.logits.shape[:2], -1)
+    possible = torch.zeros(len(rows), dtype=torch.bool)
+    for b, (frames, count) in enumerate(lengths):
+        path = viterbi(rows[b, :frames], labels[b][:count], blank=batch.blank)
+        if path is not None:
+            positions[b, :frames] = torch.from_numpy(np.where(path % 2 == 1, path // 2, -1))
+            possible[b] = True
+        if log_totals is not None:
+            log_totals[b, :frames] = batch.logits[b, :frames].double().logsumexp(dim=1)
+    return positions, possible
