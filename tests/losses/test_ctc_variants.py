@@ -109,6 +109,13 @@ def test_a_star_takes_any_frames_at_its_penalty(target: list[int], penalty: floa
     torch.testing.assert_close(*gradients, **TIGHT)
 
 
+def test_a_star_among_logits_of_half_precision_is_as_exact_as_they_are() -> None:
+    logits = 5 * torch.randn(2, 40, 6).bfloat16()
+    arguments = (torch.tensor([[1, STAR, 2], [STAR, 3, 0]]), torch.tensor([40, 33]), torch.tensor([3, 2]))
+    found, exact = (ctc_loss(x, *arguments, star=STAR, reduction="none") for x in (logits, logits.double()))
+    torch.testing.assert_close(found.double(), exact, atol=1e-4, rtol=1e-6)
+
+
 def test_one_star_alone_is_certain_and_an_impossible_text_stays_so() -> None:
     logits = torch.randn(2, 3, 4)
     arguments = (torch.tensor([[STAR, 0, 0, 0], [1, STAR, 2, 3]]), torch.tensor([3, 3]), torch.tensor([1, 4]))
