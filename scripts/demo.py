@@ -4,27 +4,51 @@ Every step is a command that is printed before it runs, so this file is also the
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 
-def run(*arguments: str, log: Path) -> float:
-    """Prints and runs `speechkit ...`, its output into `log`; returns the seconds it took. A failure ends the demo."""
-    print(f"\n$ speechkit {shlex.join(arguments)}", flush=True)
-    start = time.perf_counter()
-    with log.open("w", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "speechkit", *arguments]
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    seconds = time.perf_counter() - start
-    if code:
-        print(log.read_text(encoding="utf-8", errors="replace")[-3000:])
-        sys.exit(f"the command failed with exit status {code}; its output is in {log}")
-    print(f"  done in {seconds:.0f} s", flush=True)
+class Job(NamedTuple):
+    """A command and where its output goes."""
+
+    arguments: Sequence[str]
+    log: Path
+
+
+def run(*jobs: Job) -> list[float]:
+    """Prints and runs commands `speechkit ...` side by side; returns the seconds of each. A failure ends the demo."""
+    start, seconds = time.perf_counter(), [0.0] * len(jobs)
+    environment = dict(os.environ)
+    if len(jobs) > 1:  # each takes its share of the cores
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(jobs))))
+    with contextlib.ExitStack() as open_files:
+        running = {}
+        for place, job in enumerate(jobs):
+            print(f"\n$ speechkit {shlex.join(job.arguments)}", flush=True)
+            file = open_files.enter_context(job.log.open("w", encoding="utf-8"))
+            command = [sys.executable, "-m", "speechkit", *job.arguments]
+            running[place] = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        while running:
+            for place, process in list(running.items()):
+                if process.poll() is not None:
+                    seconds[place] = time.perf_counter() - start
+                    del running[place]
+                    if process.returncode:
+                        for other in running.values():
+                            other.terminate()
+                        log = jobs[place].log
+                        print(log.read_text(encoding="utf-8", errors="replace")[-3000:])
+                        sys.exit(f"the command failed with exit status {process.returncode}; its output is in {log}")
+            time.sleep(0.1)
+    print(f"  done in {max(seconds):.0f} s", flush=True)
     return seconds
 
 
@@ -37,15 +61,19 @@ def show(log: Path, lines: slice) -> None:
 def synthesise(out: Path) -> None:
     """Writes the corpus, unless it is there."""
     if not (out / "corpus" / "corpus.json").exists():
-        run("data", "synth", str(out / "corpus"), log=out / "synth.log")
+        run(Job(["data", "synth", str(out / "corpus")], out / "synth.log"))
         show(out / "synth.log", slice(-4, None))
 
 
-def train(out: Path, name: str, command: str, seed: int, *options: str) -> float:
-    """Trains into out/name, going on from a checkpoint that an interrupted demo left; returns the seconds it took."""
-    resume = ["--ckpt", "last"] if (out / name / "checkpoints" / "last.ckpt").exists() else []
-    arguments = [command, "--config", "demo", "--out", str(out / name), f"seed_everything={seed}", *options, *resume]
-    return run(*arguments, log=out / f"{name}.log")
+def training(out: Path, name: str, seed: int) -> Job:
+    """A training into out/name, going on from a checkpoint that an interrupted demo left."""
+    command = "pretrain" if name == "pretrain" else "finetune"
+    arguments = [command, "--config", "demo", "--out", str(out / name), f"seed_everything={seed}"]
+    if name == "pretrained":
+        arguments.append(f"model.encoder_from={out / 'pretrain' / 'bundle'}")
+    if (out / name / "checkpoints" / "last.ckpt").exists():
+        arguments += ["--ckpt", "last"]
+    return Job(arguments, out / f"{name}.log")
 
 
 def train_and_score(out: Path, seed: int) -> dict[str, float]:
@@ -55,20 +83,20 @@ def train_and_score(out: Path, seed: int) -> dict[str, float]:
     """
     path = out / "figures.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for name, command, options in (
-        ("pretrain", "pretrain", []),
-        ("scratch", "finetune", []),
-        ("pretrained", "finetune", [f"model.encoder_from={out / 'pretrain' / 'bundle'}"]),
-    ):
-        if f"{name}_seconds" not in figures:
-            figures[f"{name}_seconds"] = train(out, name, command, seed, *options)
-        if command == "finetune" and f"{name}_wer" not in figures:
+    for names in (["pretrain"], ["scratch", "pretrained"]):
+        missing = [name for name in names if f"{name}_seconds" not in figures]
+        if missing:
+            seconds = run(*(training(out, name, seed) for name in missing))
+            figures |= {f"{name}_seconds": took for name, took in zip(missing, seconds, strict=True)}
+            path.write_text(json.dumps(figures), encoding="utf-8")
+    for name in ("scratch", "pretrained"):
+        if f"{name}_wer" not in figures:
             log, scores = out / f"evaluate-{name}.log", out / f"{name}.json"
             test = str(out / "corpus" / "test.jsonl")
-            run("evaluate", str(out / name / "bundle"), test, "--json", str(scores), log=log)
+            run(Job(["evaluate", str(out / name / "bundle"), test, "--json", str(scores)], log))
             show(log, slice(0, 2))
             figures[f"{name}_wer"] = json.loads(scores.read_text(encoding="utf-8"))["wer"]
-        path.write_text(json.dumps(figures), encoding="utf-8")
+            path.write_text(json.dumps(figures), encoding="utf-8")
     return figures
 
 
@@ -77,7 +105,7 @@ def transcribe_three(out: Path) -> None:
     lines = (out / "corpus" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines[:: len(lines) // 3][:3]]
     files = [str(out / "corpus" / row["audio_filepath"]) for row in rows]
-    run("transcribe", "--model", str(out / "pretrained" / "bundle"), *files, log=out / "transcribe.log")
+    run(Job(["transcribe", "--model", str(out / "pretrained" / "bundle"), *files], out / "transcribe.log"))
     heard = dict(line.split("\t") for line in (out / "transcribe.log").read_text().splitlines() if "\t" in line)
     for row, file in zip(rows, files, strict=True):
         print(f"  {Path(file).name}\n    said:  {row['text']}\n    heard: {heard[file]}")
