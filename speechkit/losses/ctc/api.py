@@ -63,8 +63,8 @@ def ctc_loss(
         star_penalty: nats that each frame under a star costs; without a cost, a star takes all the frames it can.
         weights: (B,) by which each loss is multiplied, before any reduction.
         validate: whether values of tensors are looked at, which makes a GPU wait; None: on a CPU only.
-        backend: "numba" (CPU), "triton" (CUDA), "torch" (CPU, CUDA), "loop" (torch, frame by frame, any device, slow),
-            "reference" (float64, slower), or "auto": the first that can.
+        backend: "numba" (CPU), "triton" (CUDA, at most 2047 labels), "torch" (CPU, CUDA), "loop" (torch, frame by
+            frame, any device, slow), "reference" (float64, slower), or "auto": the first that can.
 
     Returns:
         (B,) for "none", otherwise a scalar, in float32 (float64 for float64 logits).

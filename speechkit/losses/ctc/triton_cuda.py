@@ -86,10 +86,11 @@ def _ctc(
     (B, T), occupancies of the blank (B, T), and of the labels (B, T, K), both up to a factor for each frame."""
     (size, num_frames, num_symbols), num_labels = logits.shape, targets.shape[1]
     layout, real = _layout(num_labels), _real(logits.dtype)
+    assert num_frames * layout.places < 2**31, "the scans count the emissions of an utterance in 32 bits"
     frames, symbols = _tile(logits.shape, layout.lanes)
     align, fast = _alignment(logits), _is_fast(logits.dtype)
     new = logits.new_empty
-    likelihoods, log_sums, blanks = (new(shape, dtype=real) for shape in ((size,), *[(size, num_frames)] * 2))
+    plain_losses, log_sums, blanks = (new(shape, dtype=real) for shape in ((size,), *[(size, num_frames)] * 2))
     labels = new((size, num_frames, layout.places), dtype=real)
     uniform = logits.new_zeros((size, num_frames if label_smoothing else 0), dtype=real)
     chunks = triton.cdiv((num_frames + 1) // 2, CHUNK) if needs_gradient else 0
@@ -115,15 +116,15 @@ def _ctc(
         kernels.halves_kernel[size, 2](blanks, labels, *integers, states, offsets, *shape, **scan)
         sides = 2 if needs_gradient else 1
         kernels.meeting_kernel[size, sides](
-            blanks, labels, *integers, states, offsets, scratch, likelihoods, *shape, **scan
+            blanks, labels, *integers, states, offsets, scratch, plain_losses, *shape, **scan
         )
-    losses = likelihoods.clone()
+    losses = plain_losses.clone()
     if label_smoothing:
         uniform = uniform.sum(dim=1) * (-math.log(2) / num_symbols)
         losses = (1 - label_smoothing) * losses + label_smoothing * uniform
     if zero_infinity:
-        losses = losses.masked_fill(likelihoods == torch.inf, 0.0)
-    return losses, likelihoods, log_sums, blanks, labels
+        losses = losses.masked_fill(plain_losses == torch.inf, 0.0)
+    return losses, plain_losses, log_sums, blanks, labels
 
 
 @_ctc.register_fake
@@ -140,8 +141,8 @@ def _(
     size, num_frames, _ = logits.shape
     shapes: list[tuple[int, ...]] = [(size,), (size,), (size, num_frames), (size, num_frames)]
     shapes.append((size, num_frames, _layout(targets.shape[1]).places))
-    losses, likelihoods, *kept = (logits.new_empty(shape, dtype=_real(logits.dtype)) for shape in shapes)
-    return losses, likelihoods, kept[0], kept[1], kept[2]
+    losses, plain_losses, *kept = (logits.new_empty(shape, dtype=_real(logits.dtype)) for shape in shapes)
+    return losses, plain_losses, kept[0], kept[1], kept[2]
 
 
 @torch.library.custom_op("speechkit::ctc_gradient", mutates_args=())
@@ -150,7 +151,7 @@ def _ctc_gradient(
     targets: Tensor,
     input_lengths: Tensor,
     target_lengths: Tensor,
-    likelihoods: Tensor,
+    plain_losses: Tensor,
     log_sums: Tensor,
     blanks: Tensor,
     labels: Tensor,
@@ -171,7 +172,7 @@ def _ctc_gradient(
     align = _alignment(logits, gradient)
     with torch.cuda.device_of(logits):
         kernels.gradient_kernel[triton.cdiv(logits.shape[1], frames), logits.shape[0]](
-            logits, gradient, in_order, order, input_lengths, target_lengths, log_sums, blanks, labels, likelihoods,
+            logits, gradient, in_order, order, input_lengths, target_lengths, log_sums, blanks, labels, plain_losses,
             weights.contiguous(), softmax, occupancy, uniform, logits.shape[1], logits.shape[2] // align, num_labels,
             blank, *[x.stride(d) // (align if d < 2 else 1) for x in (logits, gradient) for d in range(3)],
             FRAMES=frames, SYMBOLS=symbols, LABELS=width, R=layout.per_lane, LANES=layout.lanes, ALIGN=align,
@@ -205,9 +206,10 @@ _ctc.register_autograd(_backward, setup_context=_keep)
 
 
 def _prepared(batch: Batch) -> Batch:
-    """With lengths on the device of the logits."""
-    input_lengths, target_lengths = (x.to(batch.logits.device, non_blocking=True).contiguous() for x in batch[2:4])
-    return batch._replace(input_lengths=input_lengths, target_lengths=target_lengths)
+    """Contiguous lengths on the device of the logits, and integers of 32 or 64 bits."""
+    targets, *lengths = (x if x.dtype in (torch.int32, torch.int64) else x.long() for x in batch[1:4])
+    lengths = [x.to(batch.logits.device, non_blocking=True).contiguous() for x in lengths]
+    return Batch(batch.logits, targets, lengths[0], lengths[1], batch.blank)
 
 
 def ctc_losses(batch: Batch, *, zero_infinity: bool, label_smoothing: float) -> Tensor:

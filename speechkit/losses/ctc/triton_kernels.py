@@ -45,8 +45,9 @@ def _log2(x, FAST: tl.constexpr):
 
 @triton.jit
 def _log_add(a, b, FAST: tl.constexpr):
-    """log2(2^a + 2^b), and NaN where either is NaN; times -1 is part of the next instruction, and 0 - |...| is not."""
-    return tl.maximum(a, b) + _log2(1.0 + _exp2(tl.abs(a - b) * -1.0, FAST), FAST)
+    """log2(2^a + 2^b), and NaN where either is NaN."""
+    less = tl.abs(a - b) * -1.0  # both set the sign bit; a minus would be the subtraction 0 - |a - b|
+    return tl.maximum(a, b) + _log2(1.0 + _exp2(less, FAST), FAST)
 
 
 @triton.jit
@@ -102,7 +103,7 @@ def emissions_kernel(
         return
     frame = start + tl.arange(0, FRAMES)
     inside = frame < num_frames
-    rows = logits + b * (utterance_stride * ALIGN) + frame.to(tl.int64)[:, None] * (frame_stride * ALIGN)
+    rows = logits + b * utterance_stride * ALIGN + frame.to(tl.int64)[:, None] * frame_stride * ALIGN
     num_symbols = V * ALIGN
 
     top = tl.full((FRAMES, SYMBOLS), float("-inf"), DTYPE)
@@ -125,7 +126,8 @@ def emissions_kernel(
     tl.store(log_sums + row, log_sum, inside)
     if SMOOTHED:
         tl.store(uniform + row, tl.sum(plain, 1) - log_sum * num_symbols, inside)
-    of_blank = tl.load(rows + blank * symbol_stride, inside[:, None], 0.0).to(DTYPE) * LOG2E - log_sum[:, None]
+    blank64 = b * 0 + blank
+    of_blank = tl.load(rows + blank64 * symbol_stride, inside[:, None], 0.0).to(DTYPE) * LOG2E - log_sum[:, None]
     tl.store(blanks + row[:, None], tl.where(of_blank < NEVER, NEVER, of_blank), inside[:, None])
     lane = tl.arange(0, LANES)
     for r in range(R):
@@ -322,6 +324,111 @@ def _mirrored(num_labels, lane, R: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
+def _joint(state, may_skip, their_states, mirrored_blanks, mirrored_labels, lane, R: tl.constexpr, FAST: tl.constexpr):
+    """Log-probability of all paths through each state where the directions meet."""
+    after = _transition(state, may_skip, lane, R, FAST)
+    joint = ()
+    for r in tl.static_range(R):
+        joint = joint + (after[r] + tl.load(their_states + mirrored_blanks[r]),)
+    for r in tl.static_range(R):
+        joint = joint + (after[R + r] + tl.load(their_states + mirrored_labels[r]),)
+    return joint
+
+
+@triton.jit
+def _compute_again(
+    state,
+    scratch,
+    blanks,
+    labels,
+    places,
+    may_skip,
+    mirrored_blanks,
+    mirrored_labels,
+    direction,
+    begun,
+    count,
+    num_frames,
+    num_labels,
+    lane,
+    R: tl.constexpr,
+    LANES: tl.constexpr,
+    GROUP: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """`count` steps of a direction, in which `begun` are done; its states go to the scratch memory, mirrored."""
+    ahead = _group(blanks, labels, places, direction, begun, num_frames, R, LANES, GROUP)
+    for step in range(0, count, GROUP):
+        emissions = ahead
+        ahead = ()
+        for i in tl.static_range(GROUP):
+            ahead = ahead + _emissions(
+                blanks, labels, places, direction, begun + step + i + GROUP, num_frames, R, LANES
+            )
+            after = _transition(state, may_skip, lane, R, FAST)
+            state = _emitted(state, after, emissions[i * (R + 1) : (i + 1) * (R + 1)], True, R)
+            row = scratch + (step + i) * (2 * R * LANES)
+            for r in tl.static_range(R):
+                tl.store(row + mirrored_blanks[r], state[r], lane * R + r <= num_labels)
+                tl.store(row + mirrored_labels[r], state[R + r], lane * R + r < num_labels)
+
+
+@triton.jit
+def _occupy(
+    after, theirs, blanks, labels, places, frame, num_labels, active, lane, R: tl.constexpr, LANES: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """Writes the occupancies of a frame over its emissions (Graves et al. 2006, equation 14, up to a factor)."""
+    of_blank = after[0] * 0.0
+    for r in tl.static_range(R):
+        k = lane * R + r
+        of_blank += tl.where(k <= num_labels, _exp2(after[r] + theirs[r], FAST), 0.0)
+        of_label = _exp2(after[R + r] + theirs[R + r], FAST)
+        tl.store(labels + (frame * (R * LANES) + places[r]), of_label, active & (k < num_labels))
+    tl.store(blanks + frame, tl.sum(of_blank, 0), active)
+
+
+@triton.jit
+def _go_on(
+    state,
+    scratch,
+    blanks,
+    labels,
+    places,
+    may_skip,
+    direction,
+    begun,
+    count,
+    num_frames,
+    num_labels,
+    lane,
+    R: tl.constexpr,
+    LANES: tl.constexpr,
+    GROUP: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """`count` steps of a direction through frames whose states of the other direction are in the scratch memory."""
+    ahead = _group(blanks, labels, places, direction, begun, num_frames, R, LANES, GROUP)
+    theirs_ahead = _restore(scratch + (count - 1) * (2 * R * LANES), lane, R, LANES)
+    for step in range(0, count, GROUP):
+        emissions = ahead
+        ahead = ()
+        for i in tl.static_range(GROUP):
+            theirs = theirs_ahead
+            row = scratch + tl.maximum(count - 2 - step - i, 0) * (2 * R * LANES)
+            theirs_ahead = _restore(row, lane, R, LANES)
+            ahead = ahead + _emissions(
+                blanks, labels, places, direction, begun + step + i + GROUP, num_frames, R, LANES
+            )
+            after = _transition(state, may_skip, lane, R, FAST)
+            active = step + i < count
+            frame = _frame(direction, begun + step + i, num_frames)
+            _occupy(after, theirs, blanks, labels, places, frame, num_labels, active, lane, R, LANES, FAST)
+            state = _emitted(state, after, emissions[i * (R + 1) : (i + 1) * (R + 1)], active, R)
+    return state
+
+
+@triton.jit
 def meeting_kernel(
     blanks,  # (B, T) in: emissions; out: occupancies, up to a factor for each frame; as labels
     labels,  # (B, T, K)
@@ -365,12 +472,7 @@ def meeting_kernel(
 
     state = _restore(states + (b * 2 + direction) * slots * (2 * R * LANES), lane, R, LANES)
     offset = tl.load(offsets + (b * 2 + direction) * slots)
-    after = _transition(state, may_skip, lane, R, FAST)
-    joint = ()
-    for r in tl.static_range(R):
-        joint = joint + (after[r] + tl.load(their_states + mirrored_blanks[r]),)
-    for r in tl.static_range(R):
-        joint = joint + (after[R + r] + tl.load(their_states + mirrored_labels[r]),)
+    joint = _joint(state, may_skip, their_states, mirrored_blanks, mirrored_labels, lane, R, FAST)
     joint, whole = _rescaled(joint, offset + tl.load(their_offsets), R)
     paths = tl.zeros((LANES,), DTYPE)
     for i in tl.static_range(2 * R):
@@ -393,50 +495,15 @@ def meeting_kernel(
             their_state = ()
             for j in tl.static_range(2 * R):
                 their_state = their_state + (kept[j] + shift,)
-            ahead = _group(blanks, labels, their_places, 1 - direction, first, num_frames, R, LANES, GROUP)
-            for step in range(0, count, GROUP):
-                emissions = ahead
-                ahead = ()
-                for j in tl.static_range(GROUP):
-                    ahead = ahead + _emissions(
-                        blanks, labels, their_places, 1 - direction, first + step + j + GROUP, num_frames, R, LANES
-                    )
-                    after = _transition(their_state, they_may_skip, lane, R, FAST)
-                    emission = emissions[j * (R + 1) : (j + 1) * (R + 1)]
-                    their_state = _emitted(their_state, after, emission, True, R)
-                    row = scratch + (step + j) * (2 * R * LANES)
-                    for r in tl.static_range(R):
-                        tl.store(row + mirrored_blanks[r], their_state[r], lane * R + r <= num_labels)
-                        tl.store(row + mirrored_labels[r], their_state[R + r], lane * R + r < num_labels)
+            _compute_again(
+                their_state, scratch, blanks, labels, their_places, they_may_skip, mirrored_blanks, mirrored_labels,
+                1 - direction, first, count, num_frames, num_labels, lane, R, LANES, GROUP, FAST,
+            )  # fmt: skip
             tl.debug_barrier()  # other lanes read the scratch memory, and write over the emissions
-
-            begun = done + to_do - first - count
-            ahead = _group(blanks, labels, places, direction, begun, num_frames, R, LANES, GROUP)
-            theirs_ahead = _restore(scratch + (count - 1) * (2 * R * LANES), lane, R, LANES)
-            for step in range(0, count, GROUP):
-                emissions = ahead
-                ahead = ()
-                for j in tl.static_range(GROUP):
-                    theirs = theirs_ahead
-                    row = scratch + tl.maximum(count - 2 - step - j, 0) * (2 * R * LANES)
-                    theirs_ahead = _restore(row, lane, R, LANES)
-                    ahead = ahead + _emissions(
-                        blanks, labels, places, direction, begun + step + j + GROUP, num_frames, R, LANES
-                    )
-                    after = _transition(state, may_skip, lane, R, FAST)
-                    active = step + j < count
-                    frame = _frame(direction, begun + step + j, num_frames)
-                    of_blank = tl.zeros((LANES,), DTYPE)
-                    for r in tl.static_range(R):
-                        k = lane * R + r
-                        joint_blank = _exp2(after[r] + theirs[r], FAST)
-                        of_blank += tl.where(k <= num_labels, joint_blank, 0.0)
-                        of_label = _exp2(after[R + r] + theirs[R + r], FAST)
-                        place = labels + (frame * (R * LANES) + places[r])
-                        tl.store(place, of_label, active & (k < num_labels))
-                    tl.store(blanks + frame, tl.sum(of_blank, 0), active)
-                    emission = emissions[j * (R + 1) : (j + 1) * (R + 1)]
-                    state = _emitted(state, after, emission, active, R)
+            state = _go_on(
+                state, scratch, blanks, labels, places, may_skip, direction, num_frames - first - count, count,
+                num_frames, num_labels, lane, R, LANES, GROUP, FAST,
+            )  # fmt: skip
             tl.debug_barrier()  # the scratch memory has been read
 
 
@@ -493,8 +560,8 @@ def gradient_kernel(
     frame = start + tl.arange(0, FRAMES)
     inside = frame < num_frames
     frame64 = frame.to(tl.int64)[:, None]
-    rows = logits + b * (utterance_stride * ALIGN) + frame64 * (frame_stride * ALIGN)
-    out = gradient + b * (gradient_utterance_stride * ALIGN) + frame64 * (gradient_frame_stride * ALIGN)
+    rows = logits + b * utterance_stride * ALIGN + frame64 * frame_stride * ALIGN
+    out = gradient + b * gradient_utterance_stride * ALIGN + frame64 * gradient_frame_stride * ALIGN
     num_symbols = V * ALIGN
     row = b * T + frame
     log_sum = tl.load(log_sums + row, inside, 0.0)
@@ -531,7 +598,8 @@ def gradient_kernel(
     result = weight * (p * softmax + of_labels * scale[:, None] + uniform)
     tl.store(out + label[None, :] * gradient_symbol_stride, result, mask)
 
-    logit = tl.load(rows + blank * symbol_stride, inside[:, None], 0.0).to(log_sum.dtype)
+    blank64 = b * 0 + blank
+    logit = tl.load(rows + blank64 * symbol_stride, inside[:, None], 0.0).to(log_sum.dtype)
     p = _exp2(logit * LOG2E - log_sum[:, None], FAST)
     result = weight * (p * softmax + (of_blank * scale)[:, None] + uniform)
-    tl.store(out + blank * gradient_symbol_stride, result, inside[:, None])
+    tl.store(out + blank64 * gradient_symbol_stride, result, inside[:, None])
