@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from torch import Tensor
 from speechkit.losses import ctc_loss, ctc_occupancies
 from speechkit.losses.ctc import api, numba_kernels
 
-BACKENDS = ("numba", "torch", "loop", "reference")
+OWN = ("numba", "loop", "reference")
+if os.environ.get("TRITON_INTERPRET") == "1":  # see test_ctc_triton.py, which chooses those that it has time for
+    OWN += ("triton",)
+BACKENDS = (*OWN, "torch")
 TIGHT = {"atol": 1e-10, "rtol": 0}
 
 
@@ -55,7 +59,7 @@ def draw(batch: int, num_frames: int, num_symbols: int, num_labels: int, *, blan
     )
 
 
-@pytest.mark.parametrize("backend", ["numba", "loop", "reference"])
+@pytest.mark.parametrize("backend", OWN)
 @pytest.mark.parametrize("num_symbols", [1, 2, 3])
 def test_losses_gradients_and_occupancies_are_sums_over_all_paths(num_symbols: int, backend: str) -> None:
     for num_frames, blank in itertools.product(range(6), range(num_symbols)):
@@ -146,7 +150,7 @@ def test_every_backend_is_the_reference_whatever_the_type_and_layout(backend: st
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("backend", ["numba", "loop", "reference"])
+@pytest.mark.parametrize("backend", OWN)
 def test_gradients_are_numerical_ones(backend: str, smoothing: float) -> None:
     logits = torch.randn(3, 6, 4, dtype=torch.float64, requires_grad=True)
     arguments = (torch.tensor([[1, 1, 2], [3, 0, 0], [0, 0, 0]]), torch.tensor([6, 4, 5]), torch.tensor([3, 1, 0]))
@@ -209,7 +213,7 @@ def test_frames_computed_again_from_checkpoints_change_nothing(dtype, monkeypatc
     assert all(map(torch.equal, at_once, in_chunks))
 
 
-@pytest.mark.parametrize("backend", ["numba", "loop", "reference"])
+@pytest.mark.parametrize("backend", OWN)
 def test_padding_may_hold_anything_and_gets_no_gradient(backend: str) -> None:
     logits, targets = torch.randn(2, 9, 5), torch.tensor([[1, 2, 3], [4, -7, 99]])
     frames, labels = torch.tensor([9, 6]), torch.tensor([3, 1])
@@ -220,7 +224,7 @@ def test_padding_may_hold_anything_and_gets_no_gradient(backend: str) -> None:
     assert (dirty[1][1, 6:] == 0).all()
 
 
-@pytest.mark.parametrize("backend", ["numba", "loop", "reference"])
+@pytest.mark.parametrize("backend", OWN)
 def test_symbols_that_cannot_be_have_no_gradient(backend: str) -> None:
     logits = torch.randn(2, 8, 5)
     logits[..., 3] = -torch.inf

@@ -1,19 +1,20 @@
 """The CTC loss that everything calls. It takes logits, so the gradient is exact and in the logits' own terms."""
 
 import functools
-import importlib
+import math
+import os
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from speechkit.losses.ctc import loop, native, reference
-from speechkit.losses.ctc.batch import check_results, checked_batch
+from speechkit.losses.ctc.batch import Batch, check_results, checked_batch
 from speechkit.losses.ctc.star import with_star, without_star
 
 BACKENDS = ("auto", "numba", "triton", "torch", "loop", "reference")
 ANYWHERE = {"torch": native, "loop": loop, "reference": reference}
-MODULES = {"numba": "speechkit.losses.ctc.numba_cpu", "triton": "speechkit.losses.ctc.triton_cuda"}
+FAST = ("numba", "triton")
 
 
 def ctc_loss(
@@ -62,8 +63,8 @@ def ctc_loss(
         star_penalty: nats that each frame under a star costs; without a cost, a star takes all the frames it can.
         weights: (B,) by which each loss is multiplied, before any reduction.
         validate: whether values of tensors are looked at, which makes a GPU wait; None: on a CPU only.
-        backend: "numba" (CPU), "triton" (CUDA), "torch" (CPU, CUDA), "loop" (torch, frame by frame, any device, slow),
-            "reference" (float64, slower), or "auto": the first that can.
+        backend: "numba" (CPU), "triton" (CUDA, at most 2047 labels), "torch" (CPU, CUDA), "loop" (torch, frame by
+            frame, any device, slow), "reference" (float64, slower), or "auto": the first that can.
 
     Returns:
         (B,) for "none", otherwise a scalar, in float32 (float64 for float64 logits).
@@ -86,7 +87,7 @@ def ctc_loss(
     of_star = 0.0
     if star is not None:
         batch, of_star = with_star(batch, star, star_penalty)
-    losses: Tensor = _backend(backend, batch.logits).ctc_losses(
+    losses: Tensor = _backend(backend, batch).ctc_losses(
         batch, zero_infinity=zero_infinity, label_smoothing=label_smoothing
     )
     if validate or (validate is None and logits.device.type == "cpu"):
@@ -143,47 +144,68 @@ def ctc_occupancies(
         ValueError: as in `ctc_loss`.
     """
     batch = checked_batch(logits.detach(), targets, input_lengths, target_lengths, blank=blank, validate=validate)
-    occupancies: Tensor = _backend(backend, batch.logits).ctc_occupancies(batch)
+    occupancies: Tensor = _backend(backend, batch).ctc_occupancies(batch)
     if validate or (validate is None and logits.device.type == "cpu"):
         check_results(occupancies.sum(dim=(1, 2)), batch)
     return occupancies[:, : logits.shape[1]]
 
 
+def _module(name: str) -> ModuleType:
+    """Imports a backend by a statement: torch.compile can trace that, and not `importlib`."""
+    if name == "triton":
+        from speechkit.losses.ctc import triton_cuda
+
+        return triton_cuda
+    from speechkit.losses.ctc import numba_cpu
+
+    return numba_cpu
+
+
 @functools.cache
-def _failure(name: str) -> str | None:
-    """Why a backend, or what it needs, cannot be imported; tried when it is first used."""
+def _import_error(name: str) -> str | None:
     try:
-        importlib.import_module(MODULES[name])
+        _module(name)
     except ImportError as error:
         return str(error)
     return None
 
 
-def _obstacle(name: str, logits: Tensor) -> str | None:
-    """Why Numba or Triton cannot take these logits."""
+@torch.compiler.assume_constant_result
+def _failure(name: str) -> str | None:
+    """Why a backend, or what it needs, cannot be imported; tried when it is first used."""
+    return _import_error(name)
+
+
+def _obstacle(name: str, batch: Batch) -> str | None:
+    """Why Numba or Triton cannot take this batch."""
     if name == "numba" and torch.compiler.is_compiling():
         return "within torch.compile, which cannot trace Numba"
-    if logits.device.type != {"numba": "cpu", "triton": "cuda"}[name]:
-        return f"for logits on {logits.device}"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own variable: kernels run in Python
+    devices = {"numba": ("cpu",), "triton": ("cuda", "cpu") if interpreted else ("cuda",)}
+    if batch.logits.device.type not in devices[name]:
+        return f"for logits on {batch.logits.device}"
     failure = _failure(name)
-    return f"where {name.capitalize()} cannot be imported ({failure})" if failure else None
+    if failure:
+        return f"where {name.capitalize()} cannot be imported ({failure})"
+    most = getattr(_module(name), "MOST_LABELS", math.inf)
+    return f"for more than {most} labels" if batch.targets.shape[1] > most else None
 
 
-def _backend(name: str, logits: Tensor) -> ModuleType:
+def _backend(name: str, batch: Batch) -> ModuleType:
     """The module of a backend, each with `ctc_losses` and `ctc_occupancies`."""
     if name not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {name!r}.")
     if name in ANYWHERE:
         return ANYWHERE[name]
     if name == "auto":
-        for fast in MODULES:
-            if _obstacle(fast, logits) is None:
-                return importlib.import_module(MODULES[fast])
-        return native if logits.device.type in ("cpu", "cuda") else loop
-    obstacle = _obstacle(name, logits)
+        for fast in FAST:
+            if _obstacle(fast, batch) is None:
+                return _module(fast)
+        return native if batch.logits.device.type in ("cpu", "cuda") else loop
+    obstacle = _obstacle(name, batch)
     if obstacle is not None:
         raise ValueError(f'`backend` must be "auto", "torch" or "loop" {obstacle}, got "{name}".')
-    return importlib.import_module(MODULES[name])
+    return _module(name)
 
 
 class CTCLoss(nn.Module):
