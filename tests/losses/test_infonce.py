@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.profiler import ProfilerActivity, profile
 
 from speechkit.losses import Negatives, draw_negatives, draw_negatives_per_anchor, infonce
 
@@ -176,30 +176,10 @@ def test_bound_of_the_optimal_critic_is_the_mutual_information_of_gaussians(corr
     assert bound == pytest.approx(truth, rel=0.05)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Notes the number of elements of the largest tensor that any operation makes, backward included."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        self.largest = max([self.largest, *sizes])
-        return out
-
-
-class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Sums what autograd keeps for the backward pass, each storage once."""
-
-    def __init__(self) -> None:
-        self.storages: dict[int, int] = {}
-        self.kept: list[Tensor] = []
-        super().__init__(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        self.kept.append(tensor)  # so that no address is used twice
-        self.storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+def peak_bytes(profiler: profile) -> int:
+    """The most memory that was allocated at a time since the profiler's start."""
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
 @pytest.mark.parametrize("num_hardest", [None, 20])
@@ -209,19 +189,17 @@ def test_chunks_bound_the_memory_and_change_no_gradient(num_hardest: int | None)
     latents = torch.randn(2, 50, 8, dtype=torch.float64, requires_grad=True)
     lengths = torch.tensor([50, 41])
     pool = draw_negatives(lengths, 1024, source="mixed")
-    gradients, largest, saved = [], [], []
+    gradients, peaks = [], []
     for chunk_size in (1024, 64):
-        mode, keeper = LargestTensor(), SavedBytes()
-        with mode, keeper:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
             result = infonce(predictions, latents, lengths, pool, chunk_size=chunk_size, num_hardest=num_hardest)
             gradients.append(torch.autograd.grad(result.loss.sum(), [predictions, latents]))
-        largest.append(mode.largest)
-        saved.append(sum(keeper.storages.values()))
+        peaks.append(peak_bytes(profiler))
     for whole, chunked in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, chunked)
-    assert largest[0] == 2 * 200 * 1024
-    assert largest[1] <= 2 * 200 * (64 + (num_hardest or 0))
-    assert saved[1] < saved[0] / 5
+    scores = 2 * 200 * 1024 * latents.element_size()
+    assert peaks[0] > 2 * scores
+    assert peaks[1] < scores / 2
 
 
 @pytest.mark.parametrize(
