@@ -73,9 +73,9 @@ def draw_negatives(
     everyone = torch.arange(len(lengths), device=lengths.device)
     own = everyone if own is None else own
     is_own = own[:, None] == everyone
-    uniform = _uniform((len(own), num_negatives), seeds, lengths.device)
+    numbers = _random_numbers((len(own), num_negatives), seeds, lengths.device)
     if source == "mixed":
-        halves = uniform.split([(num_negatives + 1) // 2, num_negatives // 2], dim=1)
+        halves = numbers.split([(num_negatives + 1) // 2, num_negatives // 2], dim=1)
         drawn = [_places(half, lengths, of) for half, of in zip(halves, (is_own, ~is_own), strict=True)]
         utterance, frame = (torch.cat(part, dim=1) for part in zip(*drawn, strict=True))
         return Negatives(utterance, frame, own)
@@ -84,7 +84,7 @@ def draw_negatives(
         allowed = speakers[own][:, None] == speakers
     else:
         allowed = is_own if source == "same_utterance" else ~is_own
-    return Negatives(*_places(uniform, lengths, allowed), own)
+    return Negatives(*_places(numbers, lengths, allowed), own)
 
 
 def draw_negatives_per_anchor(lengths: Tensor, num_negatives: int, *, seeds: Sequence[int] | None = None) -> Negatives:
@@ -105,33 +105,33 @@ def draw_negatives_per_anchor(lengths: Tensor, num_negatives: int, *, seeds: Seq
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` must be at least 1, got {num_negatives}.")
     num_frames = int(lengths.max())
-    uniform = _uniform((len(lengths), num_frames, num_negatives), seeds, lengths.device)
+    numbers = _random_numbers((len(lengths), num_frames, num_negatives), seeds, lengths.device)
     others = (lengths - 1)[:, None, None]
-    frame = (uniform * others).long()
+    frame = numbers % others.clamp(min=1)
     frame = frame + (frame >= torch.arange(num_frames, device=lengths.device)[:, None])  # steps over the positive
     return Negatives(None, frame.masked_fill(others < 1, -1))
 
 
-def _uniform(shape: tuple[int, ...], seeds: Sequence[int] | None, device: torch.device) -> Tensor:
-    """Float64 in [0, 1); the first axis is that of the utterances."""
+def _random_numbers(shape: tuple[int, ...], seeds: Sequence[int] | None, device: torch.device) -> Tensor:
+    """Integers in [0, 2^62), so many that their remainders are uniform; the first axis is that of the utterances."""
     if seeds is None:
-        return torch.rand(shape, dtype=torch.float64, device=device)
+        return torch.randint(2**62, shape, device=device)
     if len(seeds) != shape[0]:
         raise ValueError(f"`seeds` must be as many as utterances, {shape[0]}, got {len(seeds)}.")
     generator = torch.Generator()
-    rows = [torch.rand(shape[1:], dtype=torch.float64, generator=generator.manual_seed(seed)) for seed in seeds]
+    rows = [torch.randint(2**62, shape[1:], generator=generator.manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
 
 
-def _places(uniform: Tensor, lengths: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in the row of all allowed frames each number of [0, 1) points.
+def _places(numbers: Tensor, lengths: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the row of all allowed frames each number, modulo their count, points.
 
-    uniform (B, N), lengths (B',), allowed (B, B') -> utterance (B, N), frame (B, N); -1 where no frame is allowed.
+    numbers (B, N), lengths (B',), allowed (B, B') -> utterance (B, N), frame (B, N); -1 where no frame is allowed.
     """
     frames = allowed * lengths
     ends = frames.cumsum(dim=1)
     total = ends[:, -1:]
-    place = (uniform * total).long()
+    place = numbers % total.clamp(min=1)
     utterance = torch.searchsorted(ends, place, right=True).clamp(max=len(lengths) - 1)
     frame = place - (ends - frames).gather(1, utterance)
     empty = total == 0

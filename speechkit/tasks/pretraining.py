@@ -132,13 +132,11 @@ class ContrastivePretraining(lightning.LightningModule):
     ) -> InfoNCE | NCE:
         is_hard = self.negatives == "hard"
         options: dict[str, Any] = {"num_hardest": self.num_negatives} if is_hard else {}
-        candidates, own = (frames, None)
+        of_utterances, own = frames, None
         if self.negatives != "same_utterance":
-            joined = join_ranks(latents, frames, speakers)
-            options["candidates"] = joined.latents
-            candidates, own, speakers = joined.lengths, joined.own, joined.speakers
+            options["candidates"], of_utterances, own, speakers = join_ranks(latents, frames, speakers)
         pool = draw_negatives(
-            candidates,
+            of_utterances,
             self.num_negatives * (self.hard_pool_factor if is_hard else 1),
             source="mixed" if is_hard else self.negatives,
             own=own,
@@ -157,7 +155,9 @@ class ContrastivePretraining(lightning.LightningModule):
         )
 
     def _step(self, batch: SpeechBatch) -> InfoNCE | NCE:
-        speakers = speaker_codes(batch.speakers, batch.ids).to(batch.lengths.device)
+        speakers = None
+        if self.negatives == "same_speaker":
+            speakers = speaker_codes(batch.speakers, batch.ids).to(batch.lengths.device)
         return self(batch.waveform, batch.lengths, speakers=speakers, seeds=batch.seeds)
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
