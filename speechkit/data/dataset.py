@@ -31,6 +31,7 @@ class SpeechBatch:
     ids: list[str]
     texts: list[str]
     speakers: list[str | None]
+    seeds: list[int]  # for what a step draws at random for each utterance, the same on whatever rank it is
 
     def to(self, device: Any, **kwargs: Any) -> "SpeechBatch":
         """Moves the tensors; Lightning calls this."""
@@ -105,6 +106,7 @@ class SpeechDataset(Dataset[SpeechBatch]):
             ids=[self.cuts[draw.index].id for draw in draws],
             texts=[supervision.text or "" for supervision in supervisions],
             speakers=[supervision.speaker for supervision in supervisions],
+            seeds=[self._seed(draw) for draw in draws],
         )
 
     def _encode(self, cut: "MonoCut") -> Tensor:
@@ -118,6 +120,10 @@ class SpeechDataset(Dataset[SpeechBatch]):
             return torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+
+    def _seed(self, draw: Draw) -> int:
+        sequence = np.random.SeedSequence((self.seed, draw.epoch, draw.index))
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
     def _waveform(self, draw: Draw) -> np.ndarray:
         samples = self._cache.get(draw.index)

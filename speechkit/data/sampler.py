@@ -16,7 +16,7 @@ class Draw:
     """One utterance of a batch, as its dataset is asked for it."""
 
     index: int
-    epoch: int  # seeds the perturbations
+    epoch: int  # seeds the perturbations; always 0 without shuffling, where every epoch is the same
     weight: float  # 0 for a filler, on a rank whose share of a small batch is empty
     loss_scale: float  # ranks / utterances in the joined batch: turns a local sum into the joined mean under DDP
 
@@ -77,7 +77,7 @@ class BucketBatchSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         joined = self.joined_batches(self.epoch)[self.first_batch :]
-        return iter([self._share(batch, self.epoch) for batch in joined])
+        return iter([self._share(batch, self.epoch if self.shuffle else 0) for batch in joined])
 
     def joined_batches(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch over all ranks: arrays of indices, longest utterance first."""

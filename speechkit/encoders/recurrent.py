@@ -59,6 +59,7 @@ class ConvGRUEncoder(nn.Module):
         hidden_size: units of each GRU layer and direction.
         num_layers: GRU layers.
         bidirectional: also read backwards (no pretraining by CPC, no streaming).
+        norm: after each convolution, "channel" or "batch"; see `ConvSubsampling`.
         dropout: after each convolution, between the GRU layers, and on the output.
     """
 
@@ -72,15 +73,21 @@ class ConvGRUEncoder(nn.Module):
         hidden_size: int = 256,
         num_layers: int = 2,
         bidirectional: bool = False,
+        norm: str = "channel",
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.input_dim, self.channels = input_dim, channels
         self.kernel_sizes, self.strides = tuple(kernel_sizes), tuple(strides)
         self.hidden_size, self.num_layers, self.bidirectional = hidden_size, num_layers, bidirectional
-        self.dropout = dropout
+        self.norm, self.dropout = norm, dropout
         self.subsampling = ConvSubsampling(
-            input_dim=input_dim, channels=channels, kernel_sizes=kernel_sizes, strides=strides, dropout=dropout
+            input_dim=input_dim,
+            channels=channels,
+            kernel_sizes=kernel_sizes,
+            strides=strides,
+            norm=norm,
+            dropout=dropout,
         )
         between = dropout if num_layers > 1 else 0.0
         self.recurrence: nn.Module = (

@@ -1,21 +1,12 @@
-"""InfoNCE: tell the true future latent from negatives (van den Oord et al. 2018, arXiv 1807.03748, equation 4)."""
+"""InfoNCE: tell the true latent from negatives (van den Oord et al. 2018, arXiv 1807.03748, equation 4)."""
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from speechkit.masking import length_mask
-
-SOURCES = ("same_utterance", "other_utterances", "mixed")
-
-
-class Negatives(NamedTuple):
-    """A pool of distractors for each utterance: where in the batch each was taken from."""
-
-    utterance: Tensor  # (B, N) index into the batch
-    frame: Tensor  # (B, N) index into its frames
+from speechkit.losses.contrast import compare, lowest
+from speechkit.losses.negatives import Negatives
 
 
 class InfoNCE(NamedTuple):
@@ -23,70 +14,62 @@ class InfoNCE(NamedTuple):
 
     loss: Tensor  # (B,) nats
     accuracy: Tensor  # (B,) share of predictions whose positive scores highest
+    bound: Tensor  # (B,) nats: log(1 + negatives) - loss
     predictions: Tensor  # (B,) how many there were
 
 
-def draw_negatives(lengths: Tensor, num_negatives: int, *, source: str = "same_utterance") -> Negatives:
-    """Draws N frames for each utterance, uniformly over the real frames of the source, with replacement.
+def infonce(
+    predictions: Tensor,
+    latents: Tensor,
+    lengths: Tensor,
+    negatives: Negatives,
+    *,
+    temperature: float = 0.1,
+    score: str = "cosine",
+    candidates: Tensor | None = None,
+    codes: Tensor | None = None,
+    num_hardest: int | None = None,
+    chunk_size: int = 128,
+) -> InfoNCE:
+    """Cross entropy of each prediction's true latent among itself and the negatives.
+
+    A negative that is the positive itself is left out of that prediction's sum. A prediction without a true frame or
+    without a negative does not count. `bound` is a lower bound on the mutual information of context and latent where
+    the negatives come from the latents' marginal distribution (section 2.3 of the paper): not those of one speaker or
+    utterance, and not the hardest ones.
 
     Args:
+        predictions: (B, T, K, D), where [:, t, k - 1] predicts frame t + k, or (B, T, D), where [:, t] predicts frame t
+            (masked prediction: the masked frames, put together).
+        latents: (B, T, D), the true ones.
         lengths: (B,) frames.
-        num_negatives: N.
-        source: "same_utterance" (what is said matters, not who says it), "other_utterances", or "mixed" (half each).
+        negatives: a pool of N for each utterance, or, with (B, T, D) predictions, N for each of them.
+        temperature: divides the scores.
+        score: "cosine", or "dot", which with linear predictors is the bilinear score of the paper's equation 3.
+        candidates: (B', T', D) that `negatives` point into, such as the latents of all ranks; none for `latents`.
+        codes: (B', T') integers; negatives with the positive's code are left out too, for latents that repeat.
+        num_hardest: use only so many of each prediction's negatives, those of highest score, repeats counted once; the
+            choice itself has no gradient.
+        chunk_size: negatives whose scores are in memory at a time; with more, backward computes them again.
 
     Raises:
-        ValueError: an unknown source.
+        ValueError: an argument out of its range, or negatives that do not fit the predictions.
     """
-    if source not in SOURCES:
-        raise ValueError(f"`source` must be one of {', '.join(SOURCES)}, got {source!r}.")
-    batch = len(lengths)
-    own = torch.arange(batch, device=lengths.device)[:, None].expand(batch, num_negatives)
-    hop = torch.randint(1, max(2, batch), (batch, num_negatives), device=lengths.device)
-    other = (own + hop) % batch
-    if source == "same_utterance":
-        utterance = own
-    elif source == "other_utterances":
-        utterance = other
-    else:
-        utterance = torch.where(torch.arange(num_negatives, device=lengths.device) % 2 == 0, own, other)
-    fraction = torch.rand(batch, num_negatives, device=lengths.device)
-    frame = (fraction * lengths[utterance]).long().clamp(max=max(0, int(lengths.max()) - 1))
-    return Negatives(utterance, frame)
-
-
-def infonce(
-    predictions: Tensor, latents: Tensor, lengths: Tensor, negatives: Negatives, *, temperature: float = 0.1
-) -> InfoNCE:
-    """Cross entropy of each prediction's true latent among itself and the negatives, by cosine similarity.
-
-    A negative that happens to be the positive itself is left out of that prediction's sum.
-
-    Args:
-        predictions: (B, T, K, D); [:, t, k - 1] predicts frame t + k.
-        latents: (B, T, D).
-        lengths: (B,) frames.
-        negatives: a pool of N places for each utterance.
-        temperature: divides the cosine similarities.
-    """
-    batch, num_frames, num_steps, _ = predictions.shape
-    predictions = F.normalize(predictions, dim=-1)
-    latents = F.normalize(latents, dim=-1)
-    pool = latents[negatives.utterance, negatives.frame]  # (B, N, D)
-    against = torch.einsum("btkd,bnd->btkn", predictions, pool)
-    own = negatives.utterance == torch.arange(batch, device=lengths.device)[:, None]
-    losses, correct, counts = [], [], []
-    for step in range(1, num_steps + 1):
-        target_frame = torch.arange(num_frames, device=lengths.device) + step
-        valid = length_mask(lengths - step, num_frames)
-        future = F.pad(latents[:, step:], (0, 0, 0, min(step, num_frames)))
-        positive = (predictions[:, :, step - 1] * future).sum(dim=-1, keepdim=True)
-        is_positive = (negatives.frame[:, None, :] == target_frame[None, :, None]) & own[:, None, :]
-        distractors = against[:, :, step - 1].masked_fill(is_positive, -torch.inf)
-        scores = torch.cat([positive, distractors], dim=-1) / temperature
-        loss = torch.logsumexp(scores, dim=-1) - scores[..., 0]
-        losses.append(loss.masked_fill(~valid, 0.0).sum(dim=1))
-        correct.append(((distractors.amax(dim=-1) < positive[..., 0]) & valid).sum(dim=1))
-        counts.append(valid.sum(dim=1))
-    count = torch.stack(counts).sum(dim=0)
-    total, hits = torch.stack(losses).sum(dim=0), torch.stack(correct).sum(dim=0)
-    return InfoNCE(total / count.clamp(min=1), hits / count.clamp(min=1), count)
+    result = compare(
+        predictions,
+        latents,
+        lengths,
+        negatives,
+        reduce=lambda scores, kept: scores.masked_fill(~kept, lowest(scores)).logsumexp(dim=-1),
+        combine=torch.logaddexp,
+        temperature=temperature,
+        score=score,
+        candidates=candidates,
+        codes=codes,
+        num_hardest=num_hardest,
+        chunk_size=chunk_size,
+    )
+    loss = result.mean(torch.logaddexp(result.positive, result.negatives) - result.positive)
+    chance = result.mean((1.0 + result.num_negatives.to(loss.dtype)).log())
+    accuracy = result.mean(result.correct.to(loss.dtype))
+    return InfoNCE(loss, accuracy, chance - loss.detach(), result.valid.sum(dim=1))

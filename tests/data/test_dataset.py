@@ -89,6 +89,14 @@ def test_perturbation_is_the_same_within_an_epoch_and_anew_in_the_next(make: Cal
         assert not torch.equal(first.waveform, other.waveform)
 
 
+def test_seed_belongs_to_utterance_and_epoch(make: Callable[..., SpeechDataset]) -> None:
+    dataset = make()
+    first, second, _ = dataset[draws(0, 1, 2)].seeds
+    assert dataset[draws(1, 0)].seeds == [second, first]
+    seeds = [first, second, *dataset[draws(0, epoch=1)].seeds, *make(seed=1)[draws(0)].seeds]
+    assert len(set(seeds)) == 4
+
+
 def test_crop_is_a_random_span_of_the_utterance(make: Callable[..., SpeechDataset]) -> None:
     dataset = make(crop_seconds=0.75)
     whole = make()[draws(2)].waveform[0]

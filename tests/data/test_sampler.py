@@ -94,6 +94,9 @@ def test_draws_carry_their_epoch() -> None:
     sampler = make()
     sampler.set_epoch(4)
     assert {draw.epoch for batch in sampler for draw in batch} == {4}
+    still = make(shuffle=False)
+    still.set_epoch(4)
+    assert {draw.epoch for batch in still for draw in batch} == {0}
 
 
 @pytest.mark.parametrize("batches_done", [0, 1, 7])

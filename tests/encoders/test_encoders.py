@@ -12,6 +12,7 @@ from speechkit.masking import zero_padding
 ENCODERS = {
     "gru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16),
     "bigru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, bidirectional=True),
+    "gru-batch-norm": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, norm="batch"),
     "strides": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, kernel_sizes=(10, 8, 4), strides=(5, 4, 2)),
     "separable": SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(5, 7), output_dim=24),
     "separable-8": SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(4,), output_dim=24, stride=8),
@@ -83,6 +84,8 @@ def test_wrong_strides_are_named() -> None:
         ConvGRUEncoder(kernel_sizes=(3,), strides=(2, 2))
     with pytest.raises(ValueError, match="stride"):
         SeparableConvEncoder(stride=0)
+    with pytest.raises(ValueError, match="norm"):
+        ConvGRUEncoder(norm="layer")
 
 
 def test_bidirectional_gru_is_torchs_on_packed_sequences() -> None:

@@ -1,0 +1,194 @@
+"""Predictions against the frame that comes true and against many that do not, in bounded memory.
+
+What `infonce` and `contrastive_nce` share: they differ in how the scores of the negatives are reduced to one number.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from speechkit.losses.negatives import Negatives
+
+SCORES = ("cosine", "dot")
+
+
+class Comparison(NamedTuple):
+    """One entry for each of the P predictions of an utterance."""
+
+    positive: Tensor  # (B, P) score of the true frame
+    negatives: Tensor  # (B, P) scores of the negatives, reduced
+    correct: Tensor  # (B, P) whether the true frame scores highest
+    num_negatives: Tensor  # (B, P) how many negatives there were
+    valid: Tensor  # (B, P) whether there was a true frame and a negative
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the valid predictions, 0 where there are none: (B, P) -> (B,)."""
+        return values.masked_fill(~self.valid, 0.0).sum(dim=1) / self.valid.sum(dim=1).clamp(min=1)
+
+
+def compare(
+    predictions: Tensor,
+    latents: Tensor,
+    lengths: Tensor,
+    negatives: Negatives,
+    *,
+    reduce: Callable[[Tensor, Tensor], Tensor],
+    combine: Callable[[Tensor, Tensor], Tensor],
+    temperature: float,
+    score: str,
+    candidates: Tensor | None,
+    codes: Tensor | None,
+    num_hardest: int | None,
+    chunk_size: int,
+) -> Comparison:
+    """Scores every prediction. Of (B, P, N) scores only a chunk of the last axis is in memory, backwards too.
+
+    Args:
+        predictions: (B, T, K, D), of frame t + k at [:, t, k - 1], or (B, T, D), of frame t at [:, t].
+        latents: (B, T, D).
+        lengths: (B,) frames.
+        negatives: a pool for each utterance (B, N), or of (B, T, D) predictions, N for each (B, T, N).
+        reduce: scores (B, P, n) and which of them count (B, P, n) -> (B, P).
+        combine: the results of two chunks -> that of both.
+        temperature: divides the scores.
+        score: "cosine" or "dot"; with linear predictors the latter is the bilinear score z' W c.
+        candidates: (B', T', D) that `negatives` point into; none for `latents`.
+        codes: (B', T') integers; a negative with the code of the positive is left out.
+        num_hardest: keep only that many negatives of each prediction, those of highest score (ties are all kept), and
+            a place that was drawn more than once is one of them.
+        chunk_size: negatives at a time.
+
+    Raises:
+        ValueError: an argument out of its range, or negatives that do not fit the predictions.
+    """
+    _check(predictions, negatives, temperature, score, num_hardest, chunk_size)
+    candidates = latents if candidates is None else candidates
+    if candidates.shape[1] == 0:  # a batch without frames: places of no negative still point somewhere
+        candidates = F.pad(candidates, (0, 0, 0, 1))
+    if score == "cosine":
+        predictions, latents, candidates = (F.normalize(x, dim=-1) for x in (predictions, latents, candidates))
+    if num_hardest is not None:
+        negatives = _without_repeats(negatives, candidates.shape[1])
+    predictions, positive, target = _against_positives(predictions / temperature, latents)
+    scores = _scorer(predictions, latents, negatives, candidates, codes, target)
+    spans = [slice(start, start + chunk_size) for start in range(0, negatives.frame.shape[-1], chunk_size)]
+    threshold = None if num_hardest is None else _nth_highest(scores, spans, num_hardest)
+
+    def reduced(span: slice) -> tuple[Tensor, Tensor, Tensor]:
+        of_chunk, kept = scores(span)
+        if threshold is not None:
+            kept = kept & (of_chunk.detach() >= threshold)
+        highest = of_chunk.detach().masked_fill(~kept, lowest(of_chunk)).amax(dim=-1)
+        return reduce(of_chunk, kept), highest, kept.sum(dim=-1)
+
+    if len(spans) == 1:
+        result, highest, count = reduced(spans[0])
+    else:
+        result, highest, count = checkpoint(reduced, spans[0], use_reentrant=False, preserve_rng_state=False)
+        for span in spans[1:]:
+            part = checkpoint(reduced, span, use_reentrant=False, preserve_rng_state=False)
+            result, highest, count = combine(result, part[0]), torch.maximum(highest, part[1]), count + part[2]
+    valid = (target < lengths[:, None]) & (count > 0)
+    return Comparison(positive, result, (highest < positive.detach()) & valid, count, valid)
+
+
+def lowest(scores: Tensor) -> float:
+    """What stands for the score of a negative that does not count: finite, so that no gradient is NaN."""
+    return torch.finfo(scores.dtype).min / 4
+
+
+def _check(
+    predictions: Tensor,
+    negatives: Negatives,
+    temperature: float,
+    score: str,
+    num_hardest: int | None,
+    chunk_size: int,
+) -> None:
+    if not temperature > 0:
+        raise ValueError(f"`temperature` must be positive, got {temperature}.")
+    if score not in SCORES:
+        raise ValueError(f"`score` must be one of {', '.join(SCORES)}, got {score!r}.")
+    if num_hardest is not None and num_hardest < 1:
+        raise ValueError(f"`num_hardest` must be at least 1, got {num_hardest}.")
+    if chunk_size < 1:
+        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    if negatives.utterance is None and (predictions.dim() != 3 or negatives.frame.shape[:2] != predictions.shape[:2]):
+        raise ValueError(
+            f"`negatives` of each anchor must be (B, T, N) for predictions (B, T, D), "
+            f"got {tuple(negatives.frame.shape)} for {tuple(predictions.shape)}."
+        )
+
+
+def _against_positives(predictions: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Flattens the predictions: (B, P, D), the scores of their true frames (B, P), and which these are (P,)."""
+    frame = torch.arange(predictions.shape[1], device=latents.device)
+    if predictions.dim() == 3:
+        return predictions, (predictions * latents).sum(dim=-1), frame
+    num_steps = predictions.shape[2]
+    ahead = torch.arange(1, num_steps + 1, device=latents.device)
+    future = F.pad(latents, (0, 0, 0, num_steps)).unfold(1, num_steps, 1)[:, 1:]  # (B, T, D, K): frames t + 1 .. t + K
+    positive = torch.einsum("btkd,btdk->btk", predictions, future)
+    return predictions.flatten(1, 2), positive.flatten(1), (frame[:, None] + ahead).flatten()
+
+
+def _scorer(
+    predictions: Tensor,
+    latents: Tensor,
+    negatives: Negatives,
+    candidates: Tensor,
+    codes: Tensor | None,
+    target: Tensor,
+) -> Callable[[slice], tuple[Tensor, Tensor]]:
+    """A function from a span of the negatives to their scores (B, P, n) and to which of them count (B, P, n)."""
+    everyone = torch.arange(len(predictions), device=target.device)
+    own = everyone if negatives.own is None else negatives.own
+    if codes is None:  # every frame is like itself alone
+        codes = torch.arange(candidates[..., 0].numel(), device=target.device).view(candidates.shape[:2])
+    own_codes = codes[own]
+    target_codes = own_codes[:, target.clamp(max=codes.shape[1] - 1), None]  # (B, P, 1)
+
+    if negatives.utterance is None:
+        table = predictions @ latents.transpose(1, 2)  # every frame once: (B, P, N, D) is never in memory
+
+        def of_table(span: slice) -> tuple[Tensor, Tensor]:
+            frame = negatives.frame[..., span]
+            of_frame = own_codes[everyone[:, None, None], frame]
+            return table.gather(2, frame.clamp(min=0)), (frame >= 0) & (of_frame != target_codes)
+
+        return of_table
+
+    utterance = negatives.utterance
+
+    def of_pool(span: slice) -> tuple[Tensor, Tensor]:
+        place = utterance[:, span], negatives.frame[:, span]
+        scores = predictions @ candidates[place].transpose(1, 2)
+        return scores, (place[1] >= 0)[:, None] & (codes[place][:, None] != target_codes)
+
+    return of_pool
+
+
+def _without_repeats(negatives: Negatives, num_frames: int) -> Negatives:
+    """Marks by -1 all but one draw of each place."""
+    utterance, frame, own = negatives
+    place, order = (frame if utterance is None else utterance * num_frames + frame).sort(dim=-1)
+    repeated = F.pad(place[..., 1:] == place[..., :-1], (1, 0))
+    repeated = torch.zeros_like(repeated).scatter(-1, order, repeated)
+    return Negatives(utterance, frame.masked_fill(repeated, -1), own)
+
+
+@torch.no_grad()
+def _nth_highest(scores: Callable[[slice], tuple[Tensor, Tensor]], spans: list[slice], n: int) -> Tensor:
+    """(B, P, 1): what a negative must score to be among the n highest."""
+    top = None
+    for span in spans:
+        of_chunk, kept = scores(span)
+        of_chunk = of_chunk.masked_fill(~kept, lowest(of_chunk))
+        top = of_chunk if top is None else torch.cat([top, of_chunk], dim=-1)
+        top = top.topk(min(n, top.shape[-1]), dim=-1).values
+    assert top is not None
+    return top[..., -1:]
