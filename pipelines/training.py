@@ -28,7 +28,6 @@ from torch import Tensor
 import speechkit
 from speechkit.bundle import save_bundle
 from speechkit.callbacks import StepSeed, Throughput
-from speechkit.data import BucketBatchSampler, SpeechDataset
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.features import GlobalCMVN
 from speechkit.pipelines.recipes import find_recipe, read_recipe
@@ -225,13 +224,10 @@ def _fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) ->
     cmvn = getattr(front_end, "cmvn", None)
     if not isinstance(cmvn, GlobalCMVN) or cmvn.is_fitted:
         return
-    dataset = SpeechDataset(data.train_cuts, sample_rate_hz=front_end.sample_rate_hz)
-    sampler = BucketBatchSampler(dataset.durations_seconds, batch_seconds=60.0, seed=data.seed)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         seconds = 0.0
-        for draws in sampler:
-            batch = dataset[draws]
+        for batch in data.plain_batches(front_end.sample_rate_hz, batch_seconds=60.0):
             yield front_end.features(batch.waveform, batch.lengths)
             seconds += float(batch.lengths.sum()) / front_end.sample_rate_hz
             if seconds >= _CMVN_SECONDS:
@@ -266,8 +262,7 @@ def _card(command: str, configs: Sequence[str], data: SpeechDataModule, best: Mo
     )
     return (
         f"# {command}: {', '.join(Path(name).stem for name in configs)}\n\n"
-        f"- trained by speechkit {speechkit.__version__} on {data.train_seconds / 3600:.2f} h, "
-        f"{len(data.train_cuts)} utterances\n"
+        f"- trained by speechkit {speechkit.__version__} on {data.describe_training()}\n"
         f"- best score on the development set: {score}\n"
         "- licence: that of the training data; fill in before you share it\n"
     )
