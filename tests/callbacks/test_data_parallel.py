@@ -68,6 +68,21 @@ def test_compressed_gradients_are_close(manifest: Path, tmp_path: Path) -> None:
             assert difference < 0.02, name
 
 
-def test_unknown_compression_is_named() -> None:
-    with pytest.raises(ValueError, match="compression"):
-        DataParallel(compression="zip")
+@pytest.mark.slow
+def test_powersgd_starts_late_and_keeps_the_direction(manifest: Path, tmp_path: Path) -> None:
+    one = gradients(manifest, "gru", tmp_path / "one.pt", 1)
+    two = gradients(manifest, "gru", tmp_path / "two.pt", 2, compression="powersgd")
+    similarity = []
+    for alone, joined in zip(one["steps"], two["steps"], strict=True):
+        pairs = [torch.cat([gradient.flatten() for gradient in each.values()]) for each in (alone, joined)]
+        similarity.append(float(torch.cosine_similarity(*pairs, dim=0)))
+    assert similarity[:2] == pytest.approx([1, 1], abs=1e-5)
+    assert all(0.5 < value < 0.9999 for value in similarity[2:])
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "zip"}, {"powersgd_rank": 0}, {"powersgd_start_step": 1}], ids=lambda value: str(value)
+)
+def test_bad_arguments_are_named(options: dict) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` must"):
+        DataParallel(**options)
