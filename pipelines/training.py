@@ -3,6 +3,7 @@
 The run folder holds config.yaml (as run), versions.json, logs (metrics.csv and TensorBoard), checkpoints/ and bundle/.
 """
 
+import copy
 import importlib.metadata
 import json
 import logging
@@ -22,13 +23,14 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 import speechkit
 from speechkit.bundle import save_bundle
 from speechkit.callbacks import StepSeed, Throughput
-from speechkit.data import BucketBatchSampler, SpeechDataset
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.features import GlobalCMVN
 from speechkit.pipelines.recipes import find_recipe, read_recipe
@@ -97,7 +99,7 @@ def train(
         out: run folder.
         overrides: `key=value`, such as `trainer.max_epochs=5`.
         command: subfolder of the recipes.
-        resume_from: a checkpoint, or "last" for the newest one of the run folder.
+        resume_from: a checkpoint, "last" for the newest one of the run folder, or "auto" for that if there is one.
         checkpoint_every_n_steps: how much work an interruption can cost.
 
     Returns:
@@ -133,6 +135,8 @@ def train(
     if checkpoint is not None:
         _check_checkpoint(checkpoint, task)
     _fit_global_cmvn(task, data)
+    is_sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+    whole_task = copy.deepcopy(task) if is_sharded else task
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
@@ -140,11 +144,12 @@ def train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     trainer.save_checkpoint(last, weights_only=False)
-    if best is not None and best.best_model_path:
-        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        task.load_state_dict(state)
     if trainer.is_global_zero:
-        save_bundle(task.bundle(_card(command, configs, data, best)), folder / "bundle")
+        chosen = (best.best_model_path if best is not None else "") or (last if is_sharded else "")
+        if chosen:
+            state = torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"]
+            whole_task.load_state_dict(state)
+        save_bundle(whole_task.bundle(_card(command, configs, data, best)), folder / "bundle")
     return folder / "bundle"
 
 
@@ -171,11 +176,27 @@ def _trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, 
         "gradient_clip_val": 5.0,
         "num_sanity_val_steps": 0,
     }
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun has made the processes
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        nodes = int(os.environ["WORLD_SIZE"]) // local
-        defaults.update(devices=local, num_nodes=nodes, strategy="ddp")
+    devices, num_nodes = _launched_processes()
+    if devices * num_nodes > 1:
+        defaults.update(devices=devices, num_nodes=num_nodes, strategy="ddp")
     return defaults
+
+
+def _launched_processes() -> tuple[int, int]:
+    """Processes a node and nodes, as torchrun or SLURM's srun has started them; otherwise one on one.
+
+    Raises:
+        ValueError: SLURM was told of tasks in a way that leaves open how many run on a node.
+    """
+    environment = os.environ
+    if "WORLD_SIZE" in environment:  # torchrun
+        local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        return local, int(environment["WORLD_SIZE"]) // local
+    if SLURMEnvironment.detect() and int(environment["SLURM_NTASKS"]) > 1:
+        if "SLURM_NTASKS_PER_NODE" not in environment:
+            raise ValueError("SLURM's --ntasks-per-node must be given, one task a GPU; --ntasks alone will not do")
+        return int(environment["SLURM_NTASKS_PER_NODE"]), int(environment["SLURM_NNODES"])
+    return 1, 1
 
 
 def _share_cores(cli: TrainingCLI) -> None:
@@ -196,9 +217,9 @@ def _keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelC
 
 
 def _checkpoint_to_resume(resume_from: str | None, last: Path) -> Path | None:
-    if resume_from is None:
+    if resume_from is None or (resume_from == "auto" and not last.is_file()):
         return None
-    checkpoint = last if resume_from == "last" else Path(resume_from)
+    checkpoint = last if resume_from in ("last", "auto") else Path(resume_from)
     if not checkpoint.is_file():
         raise ValueError(f"--ckpt {resume_from}: no checkpoint at {checkpoint}")
     return checkpoint
@@ -225,13 +246,10 @@ def _fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) ->
     cmvn = getattr(front_end, "cmvn", None)
     if not isinstance(cmvn, GlobalCMVN) or cmvn.is_fitted:
         return
-    dataset = SpeechDataset(data.train_cuts, sample_rate_hz=front_end.sample_rate_hz)
-    sampler = BucketBatchSampler(dataset.durations_seconds, batch_seconds=60.0, seed=data.seed)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         seconds = 0.0
-        for draws in sampler:
-            batch = dataset[draws]
+        for batch in data.plain_batches(front_end.sample_rate_hz, batch_seconds=60.0):
             yield front_end.features(batch.waveform, batch.lengths)
             seconds += float(batch.lengths.sum()) / front_end.sample_rate_hz
             if seconds >= _CMVN_SECONDS:
@@ -266,8 +284,7 @@ def _card(command: str, configs: Sequence[str], data: SpeechDataModule, best: Mo
     )
     return (
         f"# {command}: {', '.join(Path(name).stem for name in configs)}\n\n"
-        f"- trained by speechkit {speechkit.__version__} on {data.train_seconds / 3600:.2f} h, "
-        f"{len(data.train_cuts)} utterances\n"
+        f"- trained by speechkit {speechkit.__version__} on {data.describe_training()}\n"
         f"- best score on the development set: {score}\n"
         "- licence: that of the training data; fill in before you share it\n"
     )
@@ -281,6 +298,7 @@ def _quieten() -> None:
         "The '.*dataloader' does not have many workers",  # decoded audio is cached
         "Be aware that when using `ckpt_path`",  # another --checkpoint-every is no other training
         "Checkpoint directory .* exists and is not empty",
+        "The dirpath has changed from",  # a run that goes on from another one's checkpoint keeps its own best
         ".*isn't allowed to be set to .use_distributed_sampler",
         "The number of training batches .* is smaller than the logging interval",
     ):

@@ -1,7 +1,7 @@
 """Pretraining on one or many devices: `torchrun --nproc-per-node=8 scripts/pretrain.py --config cpc --out runs/cpc`.
 
-The same command line as `speechkit pretrain`; under torchrun the processes, nodes and the strategy ddp are taken from
-its environment.
+The same command line as `speechkit pretrain`; under torchrun, and under SLURM's srun (see pretrain.slurm), the
+processes, nodes and the strategy ddp are taken from the environment.
 """
 
 import sys

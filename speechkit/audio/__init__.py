@@ -1,6 +1,14 @@
 """Decoding files, resampling, waveform perturbation: everything that happens before a waveform is a tensor."""
 
-from speechkit.audio.files import AudioError, AudioInfo, find_audio_files, load_audio, read_audio_info, resample
+from speechkit.audio.files import (
+    AudioError,
+    AudioInfo,
+    decode_audio,
+    find_audio_files,
+    load_audio,
+    read_audio_info,
+    resample,
+)
 from speechkit.audio.perturbation import (
     GainPerturbation,
     NoisePerturbation,
@@ -17,6 +25,7 @@ __all__ = [
     "PausePerturbation",
     "Perturbation",
     "SpeedPerturbation",
+    "decode_audio",
     "find_audio_files",
     "load_audio",
     "read_audio_info",

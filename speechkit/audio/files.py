@@ -4,6 +4,7 @@ soundfile (libsndfile) reads WAV, FLAC, OGG, Opus and MP3; what it refuses by fo
 path. A file that decodes only in part, or holds NaN, is an error: silence about it would train on rubbish.
 """
 
+import io
 import logging
 import os
 import warnings
@@ -84,16 +85,29 @@ def load_audio(
         if not str(path).lower().endswith(AUDIOREAD_SUFFIXES):
             raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
         samples, rate = _read_with_librosa(path, offset_seconds, duration_seconds)
-    if len(samples) == 0:
-        raise AudioError(f"{path}: holds no samples")
-    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{path}: holds samples that are NaN or infinite")
-    if samples.shape[1] > 1:
-        _say_once("channels", f"{path}: {samples.shape[1]} channels, mixed down (said once)")
-    if rate != sample_rate_hz:
-        _say_once("rate", f"{path}: {rate} Hz, resampled to {sample_rate_hz} Hz (said once)")
-    return resample(mono, rate, sample_rate_hz)
+    return _to_mono(samples, rate, str(path), sample_rate_hz)
+
+
+def decode_audio(content: bytes, sample_rate_hz: int, *, name: str) -> np.ndarray:
+    """Decodes the bytes of a whole file that soundfile reads, as `load_audio` does.
+
+    Args:
+        content: of the file.
+        sample_rate_hz: rate of the result.
+        name: of the file, for messages.
+
+    Raises:
+        AudioError: not audio, truncated, empty, or with samples that are not finite.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate, declared = file.samplerate, file.frames
+            samples = file.read(dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{name}: not readable as audio ({_reason(error)})") from None
+    if declared != _UNKNOWN_FRAMES and len(samples) < declared:
+        raise AudioError(f"{name}: truncated, {len(samples)} of {declared} samples could be decoded")
+    return _to_mono(samples, rate, name, sample_rate_hz)
 
 
 def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
@@ -123,6 +137,20 @@ def find_audio_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         else:
             raise ValueError(f"{path}: no such file or folder")
     return found
+
+
+def _to_mono(samples: np.ndarray, rate: int, name: str, sample_rate_hz: int) -> np.ndarray:
+    """Samples (N, channels) as decoded -> (N',) at the rate that is asked for; refuses what cannot be trained on."""
+    if len(samples) == 0:
+        raise AudioError(f"{name}: holds no samples")
+    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{name}: holds samples that are NaN or infinite")
+    if samples.shape[1] > 1:
+        _say_once("channels", f"{name}: {samples.shape[1]} channels, mixed down (said once)")
+    if rate != sample_rate_hz:
+        _say_once("rate", f"{name}: {rate} Hz, resampled to {sample_rate_hz} Hz (said once)")
+    return resample(mono, rate, sample_rate_hz)
 
 
 def _say_once(kind: str, message: str) -> None:

@@ -1,9 +1,11 @@
-"""`speechkit data import|check|synth`."""
+"""`speechkit data import|check|shard|index|synth`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
@@ -22,6 +24,23 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--config", metavar="RECIPE", help="also check against this recipe's tokenizer, rate and strides"
     )
     check.set_defaults(run=_check)
+    shard = actions.add_parser(
+        "shard",
+        help="manifests -> an archive of a few large files; exit status 1 on any failure",
+        description="Writes OUT/shar (lhotse's Shar format) and an index. An interrupted call goes on when made again.",
+    )
+    shard.add_argument("manifests", nargs="+", metavar="MANIFEST")
+    shard.add_argument("out", metavar="OUT", help="folder")
+    size = shard.add_mutually_exclusive_group()
+    size.add_argument("--shard-hours", type=float, default=1.0, metavar="H", help="audio in a shard (%(default)s)")
+    size.add_argument("--utterances", type=int, default=None, metavar="N", help="utterances in a shard")
+    shard.add_argument("--format", choices=("flac", "wav", "opus"), default="flac", help="of the audio (%(default)s)")
+    shard.add_argument("--sample-rate", type=int, default=None, metavar="HZ", help="resample (each file's own)")
+    shard.add_argument("--workers", type=int, default=None, metavar="N", help="shards at a time (one per core)")
+    shard.set_defaults(run=_shard)
+    index = actions.add_parser("index", help="index OUT/shar, whoever wrote it, so that it can be trained on")
+    index.add_argument("out", metavar="OUT", help="folder")
+    index.set_defaults(run=_index)
     synth = actions.add_parser("synth", help="write a corpus of spoken digit strings by synthetic voices")
     synth.add_argument("out", metavar="OUT", help="folder")
     synth.add_argument("--voices", type=int, default=72, metavar="N", help="speakers in all (%(default)s)")
@@ -75,6 +94,46 @@ def _check(arguments: argparse.Namespace) -> int:
             print(f"{problem.level}: {problem.path}: {problem.reason}")
     print(f"{counts['error']} errors, {counts['note']} notes")
     return 1 if counts["error"] else 0
+
+
+def _shard(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from speechkit.data.archive import read_description
+    from speechkit.data.archive_writer import write_archive
+
+    with tqdm(unit=" utterances", disable=not sys.stderr.isatty()) as bar:
+        for failure in write_archive(
+            arguments.manifests,
+            arguments.out,
+            shard_hours=arguments.shard_hours,
+            shard_utterances=arguments.utterances,
+            audio_format=arguments.format,
+            sample_rate_hz=arguments.sample_rate,
+            num_workers=(os.cpu_count() or 1) if arguments.workers is None else arguments.workers,
+            on_progress=bar.update,
+        ):
+            tqdm.write(f"failed: {failure}", file=sys.stderr)
+    description = read_description(arguments.out)
+    num_failed = description["job"]["rows"] - description["utterances"]
+    print(f"{arguments.out}: {_summary(description)}" + (f"; {num_failed} failed" if num_failed else ""))
+    return 1 if num_failed else 0
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from speechkit.data.archive import write_index
+
+    with tqdm(unit=" utterances", disable=not sys.stderr.isatty()) as bar:
+        description = write_index(Path(arguments.out), on_progress=bar.update)
+    print(f"{arguments.out}: {_summary(description)}")
+    return 0
+
+
+def _summary(description: dict[str, Any]) -> str:
+    hours = description["seconds"] / 3600
+    return f"{description['utterances']} utterances, {hours:.2f} h, in {description['shards']} shards"
 
 
 def _synth(arguments: argparse.Namespace) -> int:

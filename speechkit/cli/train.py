@@ -23,7 +23,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="a recipe; given again, later ones overlay earlier ones",
     )
     parser.add_argument("--out", metavar="DIR", help="run folder: config, logs, checkpoints, bundle")
-    parser.add_argument("--ckpt", metavar="FILE", help='go on from a checkpoint; "last" is the newest one of --out')
+    parser.add_argument(
+        "--ckpt", metavar="FILE", help='go on from a checkpoint; "last" is that of --out, "auto" too if there is one'
+    )
     parser.add_argument(
         "--checkpoint-every", type=int, default=200, metavar="STEPS", help="steps between checkpoints (%(default)s)"
     )
@@ -51,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
         resume_from=arguments.ckpt,
         checkpoint_every_n_steps=arguments.checkpoint_every,
     )
-    if int(os.environ.get("RANK", "0")) > 0:
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
         return 0
     print(f"bundle: {bundle}")
     if arguments.command == "pretrain":

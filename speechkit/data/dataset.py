@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from speechkit.audio import Perturbation, load_audio
+from speechkit.audio import Perturbation, decode_audio, load_audio
+from speechkit.data.archive import ArchivedCuts
 from speechkit.data.sampler import Draw
 from speechkit.text import Tokenizer
 
@@ -50,13 +51,16 @@ class SpeechDataset(Dataset[SpeechBatch]):
     """Decodes, perturbs and collates.
 
     Args:
-        cuts: utterances, each with one supervision, as `read_cuts` gives them.
+        cuts: utterances, each with one supervision, as `read_cuts` gives them, or `ArchivedCuts`.
         sample_rate_hz: rate of the waveforms.
         tokenizer: text -> ids; none gives empty targets.
         perturbations: applied to each waveform in order, with a generator seeded by (seed, epoch, index).
         crop_seconds: a longer utterance is cut to a random span of this length (for training without text).
         cache_bytes: decoded audio that is kept in memory.
         seed: of perturbations and crops.
+
+    Raises:
+        ValueError: a text that the tokenizer lacks, or none; of an archive, when it is drawn.
     """
 
     def __init__(
@@ -70,10 +74,10 @@ class SpeechDataset(Dataset[SpeechBatch]):
         cache_bytes: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.cuts = list(cuts)
+        self.cuts = cuts if isinstance(cuts, ArchivedCuts) else list(cuts)
         self.sample_rate_hz, self.tokenizer, self.seed = sample_rate_hz, tokenizer, seed
         self.perturbations, self.crop_seconds = tuple(perturbations), crop_seconds
-        self._targets = [self._encode(cut) for cut in self.cuts]
+        self._targets = None if isinstance(cuts, ArchivedCuts) else [self._encode(cut) for cut in self.cuts]
         self._cache: dict[int, np.ndarray] = {}
         self._cache_bytes_left = cache_bytes
 
@@ -92,9 +96,13 @@ class SpeechDataset(Dataset[SpeechBatch]):
         Raises:
             AudioError: a file that cannot be decoded.
         """
-        waveforms = [torch.from_numpy(self._waveform(draw)) for draw in draws]
-        targets = [self._targets[draw.index] for draw in draws]
-        supervisions = [self.cuts[draw.index].supervisions[0] for draw in draws]
+        cuts = [self.cuts[draw.index] for draw in draws]
+        waveforms = [torch.from_numpy(self._waveform(draw, cut)) for draw, cut in zip(draws, cuts, strict=True)]
+        if self._targets is None:
+            targets = [self._encode(cut) for cut in cuts]
+        else:
+            targets = [self._targets[draw.index] for draw in draws]
+        supervisions = [cut.supervisions[0] for cut in cuts]
         real = torch.tensor([draw.weight > 0 for draw in draws])  # a filler is all padding: nothing sees it
         return SpeechBatch(
             waveform=pad_sequence(waveforms, batch_first=True),
@@ -103,7 +111,7 @@ class SpeechDataset(Dataset[SpeechBatch]):
             target_lengths=real * torch.tensor([len(target) for target in targets]),
             weights=torch.tensor([draw.weight for draw in draws]),
             loss_scale=draws[0].loss_scale,
-            ids=[self.cuts[draw.index].id for draw in draws],
+            ids=[cut.id for cut in cuts],
             texts=[supervision.text or "" for supervision in supervisions],
             speakers=[supervision.speaker for supervision in supervisions],
             seeds=[self._seed(draw) for draw in draws],
@@ -112,8 +120,7 @@ class SpeechDataset(Dataset[SpeechBatch]):
     def _encode(self, cut: "MonoCut") -> Tensor:
         if self.tokenizer is None:
             return torch.zeros(0, dtype=torch.long)
-        name = f"{cut.manifest}: {cut.id}" if cut.has_custom("manifest") else cut.id
-        text = cut.supervisions[0].text
+        name, text = _name(cut), cut.supervisions[0].text
         if text is None:
             raise ValueError(f"{name}: has no `text`, which training with labels needs")
         try:
@@ -125,10 +132,10 @@ class SpeechDataset(Dataset[SpeechBatch]):
         sequence = np.random.SeedSequence((self.seed, draw.epoch, draw.index))
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
-    def _waveform(self, draw: Draw) -> np.ndarray:
+    def _waveform(self, draw: Draw, cut: "MonoCut") -> np.ndarray:
         samples = self._cache.get(draw.index)
         if samples is None:
-            samples = self._load(draw.index)
+            samples = self._load(draw.index, cut)
         generator = np.random.default_rng((self.seed, draw.epoch, draw.index))
         if self.crop_seconds is not None and len(samples) > (wanted := round(self.crop_seconds * self.sample_rate_hz)):
             start = int(generator.integers(len(samples) - wanted + 1))
@@ -137,15 +144,20 @@ class SpeechDataset(Dataset[SpeechBatch]):
             samples = perturb(samples, generator)
         return np.ascontiguousarray(samples, dtype=np.float32)
 
-    def _load(self, index: int) -> np.ndarray:
-        cut = self.cuts[index]
-        samples = load_audio(
-            cut.recording.sources[0].source,
-            self.sample_rate_hz,
-            offset_seconds=cut.start,
-            duration_seconds=cut.duration,
-        )
+    def _load(self, index: int, cut: "MonoCut") -> np.ndarray:
+        source = cut.recording.sources[0]
+        if source.type == "memory":
+            samples = decode_audio(source.source, self.sample_rate_hz, name=_name(cut))
+        else:
+            samples = load_audio(
+                source.source, self.sample_rate_hz, offset_seconds=cut.start, duration_seconds=cut.duration
+            )
         if samples.nbytes <= self._cache_bytes_left:
             self._cache_bytes_left -= samples.nbytes
             self._cache[index] = samples
         return samples
+
+
+def _name(cut: "MonoCut") -> str:
+    """For messages: where the utterance comes from, and which one it is."""
+    return f"{cut.manifest}: {cut.id}" if cut.has_custom("manifest") else cut.id

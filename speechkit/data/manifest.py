@@ -52,10 +52,15 @@ def read_utterances(path: str | os.PathLike[str]) -> list[Utterance]:
     Raises:
         ValueError: no such file, or a line or cut that breaks the format; the message names file, place and rule.
     """
+    return list(iterate_utterances(path))
+
+
+def iterate_utterances(path: str | os.PathLike[str]) -> Iterator[Utterance]:
+    """As `read_utterances`, one after the other: a manifest of any length takes no memory."""
     target = expand_path(path)
     if not target.is_file():
         raise ValueError(f"{target}: no such manifest")
-    return list(_iterate_cuts(target) if target.name.endswith(".jsonl.gz") else _iterate(target))
+    yield from _iterate_cuts(target) if target.name.endswith(".jsonl.gz") else _iterate(target)
 
 
 def write_utterances(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> int:

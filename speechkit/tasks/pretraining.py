@@ -16,6 +16,7 @@ from speechkit.losses.contrast import SCORES
 from speechkit.losses.negatives import SOURCES
 from speechkit.tasks.optimization import adamw_warmup_cosine
 from speechkit.tasks.recognition import check_dimensions
+from speechkit.tasks.sharding import shard_parameters
 
 _log = logging.getLogger(__name__)
 
@@ -190,6 +191,9 @@ class ContrastivePretraining(lightning.LightningModule):
         loss, accuracy, count = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
         self.log("val_loss", loss / count.clamp(min=1), prog_bar=True, sync_dist=True)
         self.log("val_accuracy", accuracy / count.clamp(min=1), prog_bar=True, sync_dist=True)
+
+    def configure_model(self) -> None:
+        shard_parameters(self)
 
     def configure_optimizers(self) -> Any:
         return adamw_warmup_cosine(

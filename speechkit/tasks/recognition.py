@@ -14,6 +14,7 @@ from speechkit.heads import CTCHead
 from speechkit.losses import CTCLoss, ctc_feasible
 from speechkit.parts import describe
 from speechkit.tasks.optimization import adamw_warmup_cosine
+from speechkit.tasks.sharding import shard_parameters
 from speechkit.text import Tokenizer, normalize_text
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,9 @@ class Recognition(lightning.LightningModule):
         self.log("val_score", counts[1] / words + 1e-3 * counts[0] / words, sync_dist=True)
         self.log("val_wer", counts[1] / words, prog_bar=True, sync_dist=True)
         self.log("val_cer", counts[3] / characters, prog_bar=True, sync_dist=True)
+
+    def configure_model(self) -> None:
+        shard_parameters(self)
 
     def configure_optimizers(self) -> Any:
         return adamw_warmup_cosine(

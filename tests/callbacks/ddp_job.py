@@ -48,7 +48,7 @@ def main(manifest: str, kind: str, compression: str, out: str) -> None:
         devices=world_size,
         strategy="ddp" if world_size > 1 else "auto",
         max_epochs=1,
-        callbacks=[recorder, DataParallel(compression=compression, check_every_n_steps=1)],
+        callbacks=[recorder, DataParallel(compression=compression, check_every_n_steps=1, powersgd_start_step=2)],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,

@@ -66,8 +66,18 @@ def test_compressed_gradients_are_close(manifest: Path, tmp_path: Path) -> None:
         for name, gradient in alone.items():
             difference = (joined[name] - gradient).norm() / gradient.norm().clamp(min=1e-3)
             assert difference < 0.02, name
+    factors = gradients(manifest, "gru", tmp_path / "factors.pt", 2, compression="powersgd")
+    whole = [
+        [torch.cat([value.flatten() for value in step.values()]) for step in run["steps"]] for run in (one, factors)
+    ]
+    similarity = [float(torch.cosine_similarity(*pair, dim=0)) for pair in zip(*whole, strict=True)]
+    assert similarity[:2] == pytest.approx([1, 1], abs=1e-5)  # PowerSGD sets in after two steps
+    assert all(0.5 < value < 0.9999 for value in similarity[2:])
 
 
-def test_unknown_compression_is_named() -> None:
-    with pytest.raises(ValueError, match="compression"):
-        DataParallel(compression="zip")
+@pytest.mark.parametrize(
+    "options", [{"compression": "zip"}, {"powersgd_rank": 0}, {"powersgd_start_step": 1}], ids=lambda value: str(value)
+)
+def test_bad_arguments_are_named(options: dict) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` must"):
+        DataParallel(**options)

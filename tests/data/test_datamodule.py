@@ -1,6 +1,7 @@
 """SpeechDataModule: which manifests it refuses, and what reaches the user from a worker."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import soundfile
 import torch
 
 from speechkit.audio import AudioError
+from speechkit.data.archive_writer import write_archive
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.text import CharTokenizer
 
@@ -43,7 +45,7 @@ def test_a_string_is_a_list_of_one(tmp_path: Path) -> None:
     data = attach(SpeechDataModule(train=train, dev=dev, speakers="s1", tokenizer=CharTokenizer("ab")))
     assert [cut.id for cut in data.train_cuts] == ["train1.wav"]
     assert len(data.dev_set) == 2
-    assert data.train_seconds == 1.0
+    assert data.describe_training() == "0.00 h, 1 utterances"
 
 
 @pytest.mark.parametrize("tokenizer", [None, CharTokenizer("ab")])
@@ -79,3 +81,38 @@ def test_error_of_a_worker_is_one_line(tmp_path: Path, num_workers: int) -> None
     with pytest.raises(AudioError) as caught:
         data.on_before_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert str(caught.value) == f"{tmp_path / 'train0.wav'}: no such file"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_archive_is_trained_on_as_its_manifest_is(tmp_path: Path, num_workers: int) -> None:
+    train = write_manifest(tmp_path / "train.jsonl", "a", "b", "ab", "", "aa")
+    assert list(write_archive([train], tmp_path / "archive", shard_utterances=2)) == []
+    options: Any = {"tokenizer": CharTokenizer(), "batch_seconds": 2.0, "num_workers": num_workers}
+    archive, manifest = (
+        attach(SpeechDataModule(train=source, **options)) for source in (str(tmp_path / "archive"), train)
+    )
+    assert archive.tokenizer.symbols == manifest.tokenizer.symbols
+    assert archive.describe_training() == "0.00 h, 5 utterances"
+    batches = [list(data.train_dataloader()) for data in (archive, manifest)]
+    one, other = (sorted(chain(*(zip(each.ids, each.texts, strict=True) for each in of_one))) for of_one in batches)
+    assert one == other
+    assert len(one) == 5
+    plain = next(archive.plain_batches(RATE, batch_seconds=60.0))
+    assert plain.lengths.tolist() == [RATE] * 5
+    assert plain.targets.numel() == 0
+
+
+def test_archives_and_manifests_are_not_mixed(tmp_path: Path) -> None:
+    train = write_manifest(tmp_path / "train.jsonl", "a")
+    archive = str(tmp_path / "archive")
+    list(write_archive([train], archive))
+    with pytest.raises(ValueError, match="`train` must be manifests or archives, got both"):
+        SpeechDataModule(train=[train, archive])
+    with pytest.raises(ValueError, match="`speakers` and `exclude_speakers` must be empty with archives"):
+        SpeechDataModule(train=archive, exclude_speakers="s0")
+    with pytest.raises(ValueError, match="only `train` can be an archive"):
+        attach(SpeechDataModule(train=train, dev=archive))
+    with pytest.raises(ValueError, match=f"{tmp_path}: is no archive"):
+        SpeechDataModule(train=str(tmp_path))
+    with pytest.raises(ValueError, match="must leave an utterance"):
+        attach(SpeechDataModule(train=archive, max_seconds=0.5)).train_dataloader()
