@@ -1,6 +1,7 @@
 """Plug-ins: each attaches torch's own hooks to a submodule of a task in `setup` and removes them in `teardown`."""
 
 from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
+from speechkit.callbacks.collapse_guard import CollapseError, CollapseGuard
 from speechkit.callbacks.data_parallel import DataParallel
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.feature_noise import FeatureNoise
@@ -13,6 +14,8 @@ from speechkit.callbacks.throughput import Throughput
 
 __all__ = [
     "ActivationCheckpointing",
+    "CollapseError",
+    "CollapseGuard",
     "DataParallel",
     "FeatureAugmentation",
     "FeatureNoise",
