@@ -7,7 +7,9 @@ from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.feature_noise import FeatureNoise
 from speechkit.callbacks.filter_augment import FilterAugment
 from speechkit.callbacks.frequency_warp import FrequencyWarp
+from speechkit.callbacks.gradual_unfreezing import GradualUnfreezing
 from speechkit.callbacks.label_smoothing import LabelSmoothing
+from speechkit.callbacks.representation_probe import RepresentationProbe
 from speechkit.callbacks.spec_augment import SpecAugment
 from speechkit.callbacks.step_seed import StepSeed
 from speechkit.callbacks.throughput import Throughput
@@ -21,7 +23,9 @@ __all__ = [
     "FeatureNoise",
     "FilterAugment",
     "FrequencyWarp",
+    "GradualUnfreezing",
     "LabelSmoothing",
+    "RepresentationProbe",
     "SpecAugment",
     "StepSeed",
     "Throughput",
