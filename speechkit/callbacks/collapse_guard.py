@@ -37,41 +37,35 @@ class CollapseError(ValueError):
 
 
 class Sign(NamedTuple):
-    """A sign of collapse: what is seen and what usually helps."""
+    """A sign of collapse: what is seen, and what usually helps, the best advice first."""
 
     seen: str
-    helps: str
+    helps: tuple[str, ...]
 
 
+_RATE, _TEMPERATURE = "lower the learning rate or warm it up for longer", "raise a small temperature (0.1 is common)"
 SIGNS = {
     "not_finite": Sign(
-        "loss or gradient is not finite",
-        "lower the learning rate, clip gradients, take bf16 or fp32 for fp16, raise a tiny temperature",
-    ),
-    "worse_than_guessing": Sign(
-        "the loss is far above that of guessing among the negatives",
-        "raise the temperature (0.1 is common), or lower the learning rate",
-    ),
-    "frames_alike": Sign(
-        "all frames have come to look alike (complete collapse)",
-        "lower the learning rate or warm it up for longer, take negatives from the same utterance",
-    ),
-    "frames_on_a_line": Sign(
-        "frames differ in one or two directions only (dimensional collapse)",
-        "lower the learning rate or warm it up for longer, take more negatives, raise the temperature",
-    ),
-    "no_gap": Sign(
-        "what is predicted is no nearer to the true latents than to others, which it was before",
-        "lower the learning rate, or go back to a checkpoint from before",
-    ),
-    "no_gradient": Sign(
-        "the gradient has vanished",
-        "raise the temperature, lower the learning rate, check that the encoder is not frozen",
+        "loss or gradient is not finite", (_TEMPERATURE, _RATE, "clip gradients", "take bf16 or fp32 for fp16")
     ),
     "codebook_unused": Sign(
         "the codebook has collapsed to a few codes",
-        "raise the weight of the diversity term, start the Gumbel temperature higher and let it fall more slowly",
+        ("raise the weight of the diversity term", "let the Gumbel temperature start higher and fall more slowly"),
     ),
+    "worse_than_guessing": Sign("the loss is far above that of guessing among the negatives", (_TEMPERATURE, _RATE)),
+    "frames_alike": Sign(
+        "all frames have come to look alike (complete collapse)",
+        (_RATE, _TEMPERATURE, "take negatives from the same utterance"),
+    ),
+    "frames_on_a_line": Sign(
+        "frames differ in one or two directions only (dimensional collapse)",
+        (_RATE, _TEMPERATURE, "take more negatives"),
+    ),
+    "no_gap": Sign(
+        "what is predicted is no nearer to the true latents than to others, which it was before",
+        (_RATE, "go back to a checkpoint from before"),
+    ),
+    "no_gradient": Sign("the gradient has vanished", (_TEMPERATURE, _RATE, "check that the encoder is not frozen")),
 }
 
 
@@ -275,12 +269,10 @@ class CollapseGuard(lightning.Callback):
         self._since = {sign: self._since.get(sign, step) for sign in seen}
         self._counts = {sign: self._counts.get(sign, 0) + 1 for sign in seen}
         self._largest_gap = max(self._largest_gap, _or_zero(self.readings.get("score_gap", 0.0)))
-        for sign in SIGNS:  # the most telling first
-            if sign == "not_finite" and sign in seen:
-                raise CollapseError(self._diagnosis(sign, trainer, pl_module))
-            if self._counts.get(sign, 0) >= self.patience:
-                self._act(trainer, self._diagnosis(sign, trainer, pl_module))
-                return
+        if "not_finite" in seen:
+            raise CollapseError(self._diagnosis(trainer, pl_module))
+        if any(count >= self.patience for count in self._counts.values()):
+            self._act(trainer, self._diagnosis(trainer, pl_module))
 
     def _is_finite(self) -> bool:
         return math.isfinite(self.readings["loss"]) and math.isfinite(self.readings["gradient_norm"])
@@ -306,15 +298,19 @@ class CollapseGuard(lightning.Callback):
             seen.add("codebook_unused")
         return seen
 
-    def _diagnosis(self, sign: str, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> str:
+    def _diagnosis(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> str:
+        """All signs that are seen now, what was measured, and what usually helps."""
+        signs = [name for name in SIGNS if name in self._since]
         values = dict(self.readings)
         if isinstance(temperature := getattr(pl_module, "temperature", None), int | float):
             values["temperature"] = temperature
         values["learning rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         facts = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        seen = "; ".join(f"{SIGNS[name].seen}, since step {self._since[name]}" for name in signs)
+        helps = list(dict.fromkeys(advice for name in signs for advice in SIGNS[name].helps))
         return (
-            f"the training has collapsed: {SIGNS[sign].seen}, since step {self._since[sign]} (now step "
-            f"{trainer.global_step}: {facts}). What usually helps: {SIGNS[sign].helps}."
+            f"the training has collapsed: {seen} (now step {trainer.global_step}: {facts}). "
+            f"What usually helps: {', '.join(helps)}."
         )
 
     def _act(self, trainer: lightning.Trainer, diagnosis: str) -> None:

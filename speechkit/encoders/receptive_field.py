@@ -7,10 +7,7 @@ import torch
 from torch import Tensor, nn
 
 _INPUTS = 2  # random inputs whose fields are joined, since a ReLU that is shut hides a path
-_FIRST_PROBE = 64  # output frames
-_GROWTH = 4
-_LARGEST_PROBE = 1024  # output frames
-_LARGEST_INPUT = 1 << 16  # input frames
+_PROBES = (64, 512)  # output frames of one that most fields lie in, and of one for the others
 
 
 class ReceptiveField(NamedTuple):
@@ -50,8 +47,7 @@ class ReceptiveField(NamedTuple):
 def receptive_field(encoder: nn.Module, what: str = "context") -> ReceptiveField:
     """Measures the field from gradients, with the encoder's own weights: which input frames move an output frame.
 
-    A field that still reaches an end of the input when 512 output frames lie on that side (128 where each stands for
-    160 samples) counts as without a limit.
+    A field that still reaches an end of the input when 256 output frames lie on that side counts as without a limit.
 
     Args:
         encoder: any, with `input_dim` and `output_lengths`; it is left as it is.
@@ -65,13 +61,11 @@ def receptive_field(encoder: nn.Module, what: str = "context") -> ReceptiveField
         raise ValueError(f"`what` must be 'context' for {type(encoder).__name__}, which has no latents, got {what!r}.")
     function = probed.latents if what == "latents" else probed
     stride = encoder_stride(probed)
-    num_outputs = _FIRST_PROBE
-    while True:
+    for num_outputs in _PROBES:
         before, ahead, is_cut = _field(function, probed.input_dim, stride, num_outputs)
-        next_outputs = _GROWTH * num_outputs
-        if not any(is_cut) or next_outputs > _LARGEST_PROBE or next_outputs * stride > _LARGEST_INPUT:
-            return ReceptiveField(None if is_cut[0] else before, None if is_cut[1] else ahead, stride)
-        num_outputs = next_outputs
+        if not any(is_cut):
+            break
+    return ReceptiveField(None if is_cut[0] else before, None if is_cut[1] else ahead, stride)
 
 
 def encoder_stride(encoder: nn.Module) -> int:

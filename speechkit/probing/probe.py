@@ -151,7 +151,7 @@ def probe(
             continue
         scores[name] = abx_error(segments, across_speakers=name == "abx_across", num_triples=num_triples, seed=seed)
         if scores[name] is None:
-            by = "two speakers" if name == "abx_across" else "one speaker twice"
+            by = "two known speakers" if name == "abx_across" else "a known speaker twice"
             skipped[name] = f"no word is said by {by}, and another word besides"
     if speaker is None and label is None and not any(scores.values()):
         raise ValueError(f"{manifest}: nothing can be probed: {'; '.join(sorted(set(skipped.values())))}")
@@ -308,10 +308,12 @@ def _labels_of_frames(item: _Spoken, times: Tensor) -> list[str | None]:
 
 
 def _segments(spoken: Sequence[_Spoken], extractor: FeatureExtractor, label_kind: str) -> list[Segment]:
-    """Every word that was aligned; of an utterance of one word, all its frames."""
+    """Every word that was aligned and whose speaker is known; of an utterance of one word, all its frames."""
     segments = []
     for item in spoken:
-        speaker = item.utterance.speaker or ""
+        speaker = item.utterance.speaker
+        if speaker is None:
+            continue
         if item.text and " " not in item.text:
             segments.append(Segment(item.text, speaker, item.frames))
             continue

@@ -20,7 +20,7 @@ class ContrastivePretraining(lightning.LightningModule):
 
     Args:
         front_end: waveform -> features.
-        encoder: one with `latents` and a causal `context`, such as `ConvGRUEncoder`.
+        encoder: one with `latents` and a causal `context`, such as `ConvGRUEncoder` or `Wav2VecEncoder`.
         num_steps: K, how far ahead.
         num_negatives: size of each utterance's pool.
         negatives: "same_utterance", "other_utterances" or "mixed".

@@ -1,6 +1,7 @@
 """Trainings that are made to collapse are stopped with the right diagnosis; healthy ones are not."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models so small are slower on more."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def batches(seed: int = 0) -> list[SpeechBatch]:
@@ -132,13 +142,18 @@ def diagnosis(task: lightning.LightningModule, **options: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("temperature", "seen"), [(0.0, "not finite"), (1e-4, "far above that of guessing among the negatives")]
+    ("temperature", "rate", "seen"),
+    [
+        (0.0, 0.1, "not finite"),
+        (1e-4, 1e-3, "far above that of guessing among the negatives"),
+        (1e-4, 0.1, "all frames have come to look alike"),
+    ],
 )
-def test_contrast_with_no_temperature_and_a_hundredfold_rate(temperature: float, seen: str) -> None:
-    message = diagnosis(ContrastivePretraining(**parts(), temperature=temperature, learning_rate=0.1))
+def test_contrast_with_no_temperature_and_a_hundredfold_rate(temperature: float, rate: float, seen: str) -> None:
+    message = diagnosis(ContrastivePretraining(**parts(), temperature=temperature, learning_rate=rate))
     assert seen in message
     assert f"temperature {temperature:.3g}, learning rate" in message
-    assert "raise" in message.split("What usually helps: ")[1]
+    assert "raise a small temperature" in message.split("What usually helps: ")[1]
 
 
 @pytest.mark.slow
@@ -156,7 +171,7 @@ def test_codes_without_diversity_term() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["cpc", "slow", "others", "wav2vec", "codes", "recognition"])
+@pytest.mark.parametrize("kind", ["cpc", "slow", "wav2vec", "codes", "recognition"])
 def test_healthy_trainings_go_on(kind: str) -> None:
     guard = CollapseGuard()
     wav2vec = Wav2VecEncoder(
@@ -166,13 +181,12 @@ def test_healthy_trainings_go_on(kind: str) -> None:
     task: lightning.LightningModule = {
         "cpc": lambda: ContrastivePretraining(**parts(), num_negatives=32),
         "slow": lambda: ContrastivePretraining(**parts(), learning_rate=1e-5),
-        "others": lambda: ContrastivePretraining(**parts(), negatives="other_utterances"),
         "wav2vec": lambda: ContrastivePretraining(**parts(wav2vec), num_steps=3),
         "codes": lambda: Codes(diversity=2.0),
         "recognition": lambda: Recognition(**parts(separable), tokenizer=CharTokenizer("ab")),
     }[kind]()
-    trainer = train(task, guard)
-    assert trainer.global_step == 200
+    trainer = train(task, guard, steps=120)
+    assert trainer.global_step == 120
     measured = {"loss", "gradient_norm", "context_std", "context_rank"}
     assert guard.readings.keys() >= measured if kind == "recognition" else {*measured, "latent_std", "latent_rank"}
     assert ("score_gap" in guard.readings) == (kind not in ("codes", "recognition"))
@@ -189,7 +203,7 @@ def test_what_was_seen_survives_a_resume(tmp_path: Path) -> None:
     guard = CollapseGuard()
     with pytest.raises(CollapseError) as stopped:
         train(Prediction(), guard, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-    assert str(stopped.value) == unbroken
+    assert str(stopped.value).split(": loss")[0] == unbroken.split(": loss")[0]  # the same signs since the same steps
     assert int(re.search(r"since step (\d+)", unbroken)[1]) <= 60
 
 

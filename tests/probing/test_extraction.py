@@ -55,7 +55,7 @@ def test_times_are_the_middles_of_input_frames() -> None:
     assert extractor.step_seconds == pytest.approx(0.04)
     assert extractor.times(3).tolist() == pytest.approx([0.0125, 0.0525, 0.0925])
     centred = FrontEnd(features=LibrosaMFB(sample_rate_hz=8000, num_mels=20))
-    assert FeatureExtractor(centred, gru(), what="features").times(1).item() == pytest.approx(0.0, abs=1e-9)
+    assert FeatureExtractor(centred, gru(), what="features").times(1).item() == pytest.approx(0.0, abs=1e-4)
     waveform = Wav2VecEncoder(channels=4, context_kernel_sizes=(2,))
     assert FeatureExtractor(FrontEnd(features=Waveform()), waveform).times(2).tolist() == pytest.approx([0.0, 0.01])
 
