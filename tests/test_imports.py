@@ -16,7 +16,7 @@ LAYERS = (  # a part may import itself and what is in a layer before its own
     ("heads",),
     ("losses", "decoding"),
     ("bundle",),
-    ("tasks",),
+    ("tasks", "probing"),
     ("callbacks",),
     ("export", "recognizer"),
     ("pipelines",),

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Sequence
 
 import speechkit
-from speechkit.cli import configs, data, evaluate, features, train, transcribe
+from speechkit.cli import configs, data, embed, evaluate, features, plot_run, probe, train, transcribe
 
 _COMMANDS = {
     "data": data,
     "configs": configs,
     "pretrain": train,
     "finetune": train,
+    "plot-run": plot_run,
+    "probe": probe,
+    "embed": embed,
     "evaluate": evaluate,
     "features": features,
     "transcribe": transcribe,

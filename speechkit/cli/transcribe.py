@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     files = find_audio_files(arguments.inputs)
     recognizer = Recognizer.load(arguments.model, device=arguments.device, trusted_packages=arguments.trust)
-    targets = _targets(files, Path(arguments.out), arguments.format) if arguments.out else None
+    targets = output_files(files, Path(arguments.out), arguments.format) if arguments.out else None
     failed = 0
     with tqdm(total=len(files), unit=" files", disable=not sys.stderr.isatty()) as bar:
         for place, transcript in recognizer.transcribe_iter(files, batch_seconds=arguments.batch_seconds):
@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _targets(files: list[Path], folder: Path, suffix: str) -> list[Path]:
+def output_files(files: list[Path], folder: Path, suffix: str) -> list[Path]:
     """DIR/<stem>.<suffix>; where stems collide, the whole name and then a number keep the files apart."""
     folder.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()

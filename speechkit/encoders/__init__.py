@@ -1,6 +1,16 @@
 """Encoders: features (B, T, F) -> representations (B, T', D), with lengths."""
 
+from speechkit.encoders.layers import LayerWeightedEncoder
+from speechkit.encoders.receptive_field import ReceptiveField, receptive_field
 from speechkit.encoders.recurrent import ConvGRUEncoder
 from speechkit.encoders.separable import SeparableConvEncoder
+from speechkit.encoders.wav2vec import Wav2VecEncoder
 
-__all__ = ["ConvGRUEncoder", "SeparableConvEncoder"]
+__all__ = [
+    "ConvGRUEncoder",
+    "LayerWeightedEncoder",
+    "ReceptiveField",
+    "SeparableConvEncoder",
+    "Wav2VecEncoder",
+    "receptive_field",
+]

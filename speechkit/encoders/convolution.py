@@ -21,6 +21,7 @@ class MaskedConv1d(nn.Module):
         out_channels: C'.
         kernel_size: taps; centred, with the extra one on the right where it is even.
         stride: step in frames.
+        causal: the last tap is at the frame itself instead, so nothing is read of the future.
         groups: as in `torch.nn.Conv1d`.
         bias: add a bias.
     """
@@ -32,6 +33,7 @@ class MaskedConv1d(nn.Module):
         kernel_size: int,
         *,
         stride: int = 1,
+        causal: bool = False,
         groups: int = 1,
         bias: bool = True,
     ) -> None:
@@ -40,7 +42,7 @@ class MaskedConv1d(nn.Module):
             raise ValueError(f"`kernel_size` and `stride` must be positive, got {kernel_size} and {stride}.")
         self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, stride=stride, groups=groups, bias=bias)
         self.stride = stride
-        self._padding = ((kernel_size - 1) // 2, kernel_size // 2)
+        self._padding = (kernel_size - 1, 0) if causal else ((kernel_size - 1) // 2, kernel_size // 2)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T), (B,) -> (B, C', ceil(T / stride)), (B,)."""

@@ -33,7 +33,7 @@ class ContrastivePretraining(lightning.LightningModule):
 
     Args:
         front_end: waveform -> features.
-        encoder: one with `latents` and a causal `context`, such as `ConvGRUEncoder`.
+        encoder: one with `latents` and a causal `context`, such as `ConvGRUEncoder` or `Wav2VecEncoder`.
         num_steps: K, how far ahead.
         predictor: "linear", or "transformer": a causal layer for each step, which trains more stably and transfers
             better (Riviere et al. 2020, arXiv 2002.02848).

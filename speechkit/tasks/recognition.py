@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from speechkit.bundle import Bundle, load_bundle
 from speechkit.data import SpeechBatch
 from speechkit.decoding import count_errors, greedy_decode
+from speechkit.encoders import LayerWeightedEncoder
 from speechkit.heads import CTCHead
 from speechkit.losses import CTCLoss, ctc_feasible
 from speechkit.parts import describe
@@ -147,9 +148,13 @@ def check_dimensions(front_end: nn.Module, encoder: nn.Module) -> None:
 def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module) -> None:
     """Copies the weights of a bundle's encoder, and the statistics of its front end.
 
+    A `LayerWeightedEncoder` takes them for the encoder that it wraps.
+
     Raises:
         ValueError: not a bundle, or parts that were built with other arguments (dropout aside); it names them.
     """
+    if isinstance(encoder, LayerWeightedEncoder):
+        encoder = encoder.encoder
     own_packages = [type(part).__module__.split(".")[0] for part in (front_end, encoder)]  # the recipe named them
     pretrained = load_bundle(path, trusted_packages=[name for name in own_packages if name != "speechkit"])
     for name, own, other in (("front_end", front_end, pretrained.front_end), ("encoder", encoder, pretrained.encoder)):

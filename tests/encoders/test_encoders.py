@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
+from speechkit.encoders import ConvGRUEncoder, LayerWeightedEncoder, SeparableConvEncoder, Wav2VecEncoder
 from speechkit.encoders.recurrent import BidirectionalGRU
 from speechkit.masking import zero_padding
 
@@ -16,6 +16,14 @@ ENCODERS = {
     "strides": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, kernel_sizes=(10, 8, 4), strides=(5, 4, 2)),
     "separable": SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(5, 7), output_dim=24),
     "separable-8": SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(4,), output_dim=24, stride=8),
+    "wav2vec": Wav2VecEncoder(
+        input_dim=12, channels=16, kernel_sizes=(5, 4), strides=(2, 2), context_kernel_sizes=(2, 3, 4)
+    ),
+    "layers": LayerWeightedEncoder(
+        encoder=Wav2VecEncoder(
+            input_dim=12, channels=16, kernel_sizes=(5,), strides=(2,), context_kernel_sizes=(3, 3), dropout=0.1
+        )
+    ),
 }
 
 
@@ -70,8 +78,9 @@ def test_every_parameter_learns(name: str) -> None:
     encoder.zero_grad()
 
 
-def test_context_of_the_unidirectional_encoder_is_causal() -> None:
-    encoder = ENCODERS["gru"].eval()
+@pytest.mark.parametrize("name", ["gru", "wav2vec"])
+def test_context_is_causal(name: str) -> None:
+    encoder = ENCODERS[name].eval()
     latents = torch.randn(1, 10, 16)
     before, _ = encoder.context(latents, torch.tensor([10]))
     latents[:, 6:] = 0
@@ -86,6 +95,8 @@ def test_wrong_strides_are_named() -> None:
         SeparableConvEncoder(stride=0)
     with pytest.raises(ValueError, match="norm"):
         ConvGRUEncoder(norm="layer")
+    with pytest.raises(ValueError, match="context_kernel_sizes"):
+        Wav2VecEncoder(context_kernel_sizes=())
 
 
 def test_bidirectional_gru_is_torchs_on_packed_sequences() -> None:
