@@ -1,20 +1,31 @@
 """What every shipped encoder promises: padding changes nothing, lengths are right, gradients flow."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
+from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder, Wav2Vec2Encoder
 from speechkit.encoders.recurrent import BidirectionalGRU
 from speechkit.masking import zero_padding
 
+SMALL_WAV2VEC2: dict[str, Any] = {
+    "input_dim": 12, "channels": 16, "kernel_sizes": (4, 3), "strides": (2, 2), "output_dim": 16, "num_layers": 2,
+    "num_heads": 2, "feed_forward_dim": 24, "position_kernel_size": 8, "position_groups": 2, "layer_drop": 0.0,
+}  # fmt: skip
+LAYER_NORM: dict[str, Any] = {"conv_norm": "layer", "conv_bias": True}
 ENCODERS = {
     "gru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16),
     "bigru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, bidirectional=True),
     "strides": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, kernel_sizes=(10, 8, 4), strides=(5, 4, 2)),
     "separable": SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(5, 7), output_dim=24),
     "separable-8": SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(4,), output_dim=24, stride=8),
+    "wav2vec2-base": Wav2Vec2Encoder(**SMALL_WAV2VEC2),
+    "wav2vec2-large": Wav2Vec2Encoder(**SMALL_WAV2VEC2, **LAYER_NORM, pre_norm=True),
+    "wav2vec2-features": Wav2Vec2Encoder(**SMALL_WAV2VEC2, **LAYER_NORM, padded=True, exit_key="learned"),
+    "wav2vec2-exit": Wav2Vec2Encoder(**SMALL_WAV2VEC2, exit_key="zero"),
 }
 
 
