@@ -2,5 +2,6 @@
 
 from speechkit.heads.contrastive import StepPredictors
 from speechkit.heads.ctc import CTCHead
+from speechkit.heads.masked_prediction import MaskedPredictionHead
 
-__all__ = ["CTCHead", "StepPredictors"]
+__all__ = ["CTCHead", "MaskedPredictionHead", "StepPredictors"]

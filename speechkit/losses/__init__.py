@@ -2,6 +2,7 @@
 
 from speechkit.losses.ctc import Alignment, CTCLoss, ctc_align, ctc_feasible, ctc_loss, ctc_occupancies
 from speechkit.losses.infonce import draw_negatives, infonce
+from speechkit.losses.span_mask import span_mask
 
 __all__ = [
     "Alignment",
@@ -12,4 +13,5 @@ __all__ = [
     "ctc_occupancies",
     "draw_negatives",
     "infonce",
+    "span_mask",
 ]
