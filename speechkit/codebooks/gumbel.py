@@ -41,7 +41,7 @@ class GumbelCodebook(nn.Module):
         check_sizes(num_codes, num_groups, output_dim)
         if not 0.0 < last_temperature <= first_temperature:
             raise ValueError(
-                f"`last_temperature` must lie in (0, `first_temperature` = {first_temperature}], got {last_temperature}."
+                f"`last_temperature` must lie in (0, {first_temperature}], up to the first one, got {last_temperature}."
             )
         if not 0.0 < temperature_factor <= 1.0:
             raise ValueError(f"`temperature_factor` must lie in (0, 1], got {temperature_factor}.")

@@ -1,4 +1,4 @@
-"""Spans of frames that a model must guess from their surroundings (Baevski et al. 2020, arXiv 2006.11477, section 3.1)."""
+"""Spans that a model must guess from their surroundings (Baevski et al. 2020, arXiv 2006.11477, section 3.1)."""
 
 import torch
 from torch import Tensor

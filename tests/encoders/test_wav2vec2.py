@@ -1,4 +1,4 @@
-"""Wav2Vec2Encoder: what is particular to it; tests/encoders/test_encoders.py holds it to what every encoder promises."""
+"""What is particular to Wav2Vec2Encoder; test_encoders.py holds it to what every encoder promises."""
 
 from typing import Any
 
