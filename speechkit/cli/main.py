@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 import speechkit
-from speechkit.cli import configs, data, evaluate, features, train, transcribe
+from speechkit.cli import configs, data, evaluate, features, import_model, train, transcribe
 
 _COMMANDS = {
     "data": data,
+    "import": import_model,
     "configs": configs,
     "pretrain": train,
     "finetune": train,
