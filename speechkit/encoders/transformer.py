@@ -1,6 +1,8 @@
 """Transformer layers that see the mask: (x (B, T, D), lengths) -> (y (B, T, D), lengths)."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +135,7 @@ class TransformerLayer(nn.Module):
         return self.narrow(F.gelu(x))
 
 
-def recompute_activation(function, x: Tensor, *rest: object) -> Tensor:  # type: ignore[no-untyped-def]
+def recompute_activation(function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
     """function(x, *rest), whose tensors the backward pass computes again from x.
 
     For a cheap element-wise step and one matrix product after it: torch's checkpoint stops as soon as it has the

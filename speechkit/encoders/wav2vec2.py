@@ -5,30 +5,20 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.encoders.subsampling import ConvSubsampling
 from speechkit.encoders.transformer import ConvPositions, TransformerLayer, recompute_activation
-from speechkit.masking import length_mask, zero_padding
+from speechkit.masking import zero_padding
 
 CONV_NORMS = ("group", "layer")
-
-
-def norm_over_time(x: Tensor, lengths: Tensor, norm: nn.GroupNorm, *, full: bool) -> Tensor:
-    """Group norm with a group for each channel, over the frames inside each utterance: (B, C, T) -> (B, C, T)."""
-    if full:
-        return norm(x)
-    outside = ~length_mask(lengths, x.shape[2])[:, None, :]
-    count = lengths.clamp(min=1)[:, None, None]
-    inside = x.float().masked_fill(outside, 0.0)
-    centered = (inside - inside.sum(dim=2, keepdim=True) / count).masked_fill(outside, 0.0)
-    variance = centered.square().sum(dim=2, keepdim=True) / count
-    return centered * ((variance + norm.eps).rsqrt() * norm.weight[:, None]) + norm.bias[:, None]
 
 
 class WaveformConvs(nn.Module):
     """Strided convolutions that see nothing beyond an utterance's ends, each with GELU.
 
-    In training only each convolution's output is kept; norms and activations are computed again in the backward pass.
+    They take most of a step's memory. So each utterance is computed on its own, padding never, and only the outputs of
+    convolutions are kept: norms and activations are computed again in the backward pass, one utterance at a time.
 
     Args:
         input_dim: F; 1 for a waveform.
@@ -50,6 +40,7 @@ class WaveformConvs(nn.Module):
         bias: bool,
     ) -> None:
         super().__init__()
+        self.kernel_sizes, self.strides = tuple(kernel_sizes), tuple(strides)
         self.convs = nn.ModuleList(
             nn.Conv1d(channels if place else input_dim, channels, size, stride=stride, bias=bias)
             for place, (size, stride) in enumerate(zip(kernel_sizes, strides, strict=True))
@@ -62,45 +53,42 @@ class WaveformConvs(nn.Module):
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """(B,) frames in -> (B,) latents, 0 where the receptive field does not fit."""
-        for conv in self.convs:
-            lengths = self._strided(lengths, conv)
+        for kernel_size, stride in zip(self.kernel_sizes, self.strides, strict=True):
+            lengths = ((lengths - kernel_size).div(stride, rounding_mode="floor") + 1).clamp(min=0)
         return lengths
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, input_dim), (B,) -> (B, T', channels), (B,)."""
-        num_latents = int(self.output_lengths(torch.tensor([x.shape[1]])))
-        full = bool((lengths == x.shape[1]).all())
-        x = F.pad(x.transpose(1, 2), (0, max(0, self._receptive_field() - x.shape[1])))
-        x, lengths = self.convs[0](x), self._strided(lengths, self.convs[0])
-        for place, conv in enumerate(self.convs[1:]):
-            x = recompute_activation(self._activate_and_convolve, x, place, lengths, full)
-            lengths = self._strided(lengths, conv)
-        x = self._activate(x, len(self.convs) - 1, lengths, full)
-        return x.transpose(1, 2)[:, :num_latents], lengths
+        """(B, T, input_dim), (B,) -> (B, T', channels), (B,); T' is that of the longest utterance."""
+        latents = [self._latents(row[:length]) for row, length in zip(x, lengths.tolist(), strict=True)]
+        return pad_sequence(latents, batch_first=True), self.output_lengths(lengths)
 
-    def _activate_and_convolve(self, x: Tensor, place: int, lengths: Tensor, full: bool) -> Tensor:
-        return self.convs[place + 1](self._activate(x, place, lengths, full))
+    def _latents(self, x: Tensor) -> Tensor:
+        """Of one utterance: (T, input_dim) -> (T', channels)."""
+        missing = max(0, self.receptive_field - len(x))  # too short: computed all the same, so that gradients exist
+        x = self.convs[0](F.pad(x.T, (0, missing))[None])
+        for place in range(1, len(self.convs)):
+            x = recompute_activation(self._activate_and_convolve, x, place)
+        return self._activate(x, len(self.convs) - 1)[0].T[: 0 if missing else None]
 
-    def _activate(self, x: Tensor, place: int, lengths: Tensor, full: bool) -> Tensor:
-        """GELU of the norm of convolution `place`'s output."""
-        if place < len(self.norms):
-            norm = self.norms[place]
-            if isinstance(norm, nn.GroupNorm):
-                x = norm_over_time(x, lengths, norm, full=full)
-            else:
-                x = norm(x.transpose(1, 2)).transpose(1, 2)
+    def _activate_and_convolve(self, x: Tensor, place: int) -> Tensor:
+        return self.convs[place](self._activate(x, place - 1))
+
+    def _activate(self, x: Tensor, place: int) -> Tensor:
+        """GELU of the norm of convolution `place`'s output: (1, C, T) -> (1, C, T)."""
+        norm = self.norms[place] if place < len(self.norms) else None
+        if isinstance(norm, nn.LayerNorm):
+            x = norm(x.transpose(1, 2)).transpose(1, 2)
+        elif norm is not None:
+            x = norm(x)
         return F.gelu(x)
 
-    def _receptive_field(self) -> int:
+    @property
+    def receptive_field(self) -> int:
+        """Frames in that one latent sees."""
         field = 1
-        for conv in reversed(self.convs):
-            field = (field - 1) * conv.stride[0] + conv.kernel_size[0]
+        for kernel_size, stride in zip(reversed(self.kernel_sizes), reversed(self.strides), strict=True):
+            field = (field - 1) * stride + kernel_size
         return field
-
-    @staticmethod
-    def _strided(lengths: Tensor, conv: nn.Module) -> Tensor:
-        kernel_size, stride = conv.kernel_size[0], conv.stride[0]
-        return ((lengths - kernel_size).div(stride, rounding_mode="floor") + 1).clamp(min=0)
 
 
 class Wav2Vec2Encoder(nn.Module):

@@ -9,7 +9,6 @@ from torch import nn
 
 from speechkit.encoders import Wav2Vec2Encoder
 from speechkit.encoders.transformer import SelfAttention, recompute_activation
-from speechkit.encoders.wav2vec2 import norm_over_time
 
 SMALL: dict[str, Any] = {
     "channels": 8, "output_dim": 16, "num_layers": 3, "num_heads": 2, "feed_forward_dim": 24, "position_groups": 2,
@@ -21,16 +20,6 @@ def test_frames_are_those_of_the_paper() -> None:
     """20 ms apart, each of 25 ms: one second of 16 kHz gives 49 (Baevski et al. 2020, section 4.2)."""
     encoder = Wav2Vec2Encoder(**SMALL)
     assert encoder.output_lengths(torch.tensor([0, 399, 400, 719, 720, 16000])).tolist() == [0, 0, 1, 1, 2, 49]
-
-
-def test_norm_over_time_is_torchs_of_the_real_frames() -> None:
-    norm = nn.GroupNorm(5, 5)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    x, lengths = torch.randn(3, 5, 20) * 3 + 2, torch.tensor([20, 13, 2])
-    got = norm_over_time(x, lengths, norm, full=False)
-    for row, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(got[row, :, :length], norm(x[row : row + 1, :, :length])[0], atol=1e-5, rtol=1e-4)
 
 
 def test_the_mask_hides_the_latents() -> None:
