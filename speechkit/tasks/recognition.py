@@ -17,6 +17,7 @@ from speechkit.tasks.optimization import adamw_warmup_cosine
 from speechkit.text import Tokenizer, normalize_text
 
 _log = logging.getLogger(__name__)
+_REGULARIZERS = ("dropout", "attention_dropout", "layer_drop")  # may differ from those of pretraining
 
 
 class Recognition(lightning.LightningModule):
@@ -144,7 +145,7 @@ def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module)
     """Copies the weights of a bundle's encoder, and the statistics of its front end.
 
     Raises:
-        ValueError: not a bundle, or parts that were built with other arguments (dropout aside); it names them.
+        ValueError: not a bundle, or parts that were built with other arguments (but for dropout); it names them.
     """
     own_packages = [type(part).__module__.split(".")[0] for part in (front_end, encoder)]  # the recipe named them
     pretrained = load_bundle(path, trusted_packages=[name for name in own_packages if name != "speechkit"])
@@ -159,7 +160,7 @@ def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module)
 
 def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        keys = [key for key in {**theirs, **ours} if key != "dropout"]
+        keys = [key for key in {**theirs, **ours} if key not in _REGULARIZERS]
         return [
             line
             for key in keys
