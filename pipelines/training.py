@@ -34,7 +34,6 @@ from speechkit.callbacks import StepSeed, Throughput
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.features import GlobalCMVN
 from speechkit.pipelines.recipes import find_recipe, read_recipe
-from speechkit.tasks import ContrastivePretraining, Recognition
 
 _RECORDED_PACKAGES = ("torch", "torchaudio", "lightning", "lhotse", "numpy", "soundfile", "soxr", "sentencepiece")
 _CMVN_SECONDS = 3600.0  # of audio that global statistics are taken from
@@ -44,6 +43,8 @@ class TrainingCLI(LightningCLI):
     """Parses a recipe against the signatures of the task, the data module and the trainer; the tokenizer is shared."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
+        task = self._model_class
+        parser.add_argument("--task", default=f"{task.__module__}.{task.__qualname__}", help="class that is trained")
         if "tokenizer" in self._model_class.__init__.__annotations__:
             parser.link_arguments("data.fitted_tokenizer", "model.tokenizer", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -82,7 +83,7 @@ def parse(
 
 
 def train(
-    task_class: type[Recognition] | type[ContrastivePretraining],
+    task_class: type[Any],
     configs: Sequence[str],
     out: str | os.PathLike[str],
     overrides: Sequence[str] = (),
@@ -94,7 +95,7 @@ def train(
     """Trains and writes the bundle.
 
     Args:
-        task_class: `Recognition` or `ContrastivePretraining`.
+        task_class: `Recognition`, or a task for pretraining such as `ContrastivePretraining`.
         configs: recipe names or files; later ones overlay earlier ones.
         out: run folder.
         overrides: `key=value`, such as `trainer.max_epochs=5`.
@@ -301,6 +302,7 @@ def _quieten() -> None:
         "The dirpath has changed from",  # a run that goes on from another one's checkpoint keeps its own best
         ".*isn't allowed to be set to .use_distributed_sampler",
         "The number of training batches .* is smaller than the logging interval",
+        "Precision .* is not supported by the model summary",  # it only estimates the size in MB by it
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):

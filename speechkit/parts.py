@@ -14,6 +14,7 @@ TRUSTED_PACKAGES = (
     "speechkit.features",
     "speechkit.quantization",
     "speechkit.encoders",
+    "speechkit.codebooks",
     "speechkit.heads",
     "speechkit.text",
 )

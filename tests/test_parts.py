@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch import nn
 
+from speechkit.codebooks import KMeansCodebook
 from speechkit.encoders import ConvGRUEncoder
 from speechkit.features import MFB, MFCC, FrontEnd, GlobalCMVN, MicroMFB, UtteranceCMVN, WhisperMFB
 from speechkit.heads import CTCHead
@@ -16,8 +17,22 @@ from speechkit.parts import build, describe
 from speechkit.quantization import QParams
 from speechkit.text import CharTokenizer
 
-PACKAGES = ("speechkit.features", "speechkit.quantization", "speechkit.encoders", "speechkit.heads", "speechkit.text")
-NOT_PARTS = {"FeatureStream", "FixedPointMultiplier", "MinMaxObserver", "MSEObserver", "PercentileObserver"}  # tools
+PACKAGES = (
+    "speechkit.features",
+    "speechkit.quantization",
+    "speechkit.encoders",
+    "speechkit.codebooks",
+    "speechkit.heads",
+    "speechkit.text",
+)
+NOT_PARTS = {
+    "FeatureStream",
+    "FixedPointMultiplier",
+    "MinMaxObserver",
+    "MSEObserver",
+    "PercentileObserver",
+    "Quantized",
+}  # tools
 CLASSES = [
     member
     for package in PACKAGES
@@ -29,11 +44,16 @@ REQUIRED = {
     "input_dim": 6, "context_dim": 4, "latent_dim": 5, "num_steps": 3, "vocab_size": 7, "num_features": 4,
     "features": MFB(num_mels=8), "mfb": MFB(num_mels=8), "front_end": MFB(num_mels=8),
     "qparams": QParams(0.5, 1, "int8"), "scale": 0.25, "zero_point": 3, "dtype": "int8",
+    "codebook": KMeansCodebook(input_dim=6, num_codes=4),
 }  # fmt: skip
 SMALL = {
     "channels": 4,
     "hidden_size": 4,
     "kernel_sizes": (3, 5),
+    "strides": (3, 1),
+    "num_heads": 2,
+    "position_groups": 2,
+    "num_codes": 3,
     "output_dim": 4,
     "num_mels": 16,
     "num_coefficients": 12,

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 import speechkit
-from speechkit.cli import configs, data, embed, evaluate, features, plot_run, probe, train, transcribe
+from speechkit.cli import configs, data, embed, evaluate, features, import_model, plot_run, probe, train, transcribe
 
 _COMMANDS = {
     "data": data,
+    "import": import_model,
     "configs": configs,
     "pretrain": train,
     "finetune": train,

@@ -29,14 +29,18 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--checkpoint-every", type=int, default=200, metavar="STEPS", help="steps between checkpoints (%(default)s)"
     )
-    parser.add_argument("--keys", action="store_true", help="explain every key of a recipe and exit")
+    parser.add_argument(
+        "--keys",
+        action="store_true",
+        help="explain every key of a recipe (of pretraining, for the task of --config) and exit",
+    )
     parser.set_defaults(run=_run, overrides=[])
 
 
 def _run(arguments: argparse.Namespace) -> int:
     overrides = _joined(arguments.overrides)
     if arguments.keys:
-        return _explain_keys(arguments.command)
+        return _explain_keys(arguments.command, arguments.config or [], overrides)
     for name in ("config", "out"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is required")
@@ -63,11 +67,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _explain_keys(command: str) -> int:
+def _explain_keys(command: str, configs: list[str], overrides: list[str]) -> int:
+    from speechkit.pipelines.pretrain import pretraining_task
     from speechkit.pipelines.training import parse
-    from speechkit.tasks import ContrastivePretraining, Recognition
+    from speechkit.tasks import Recognition
 
-    parse({"pretrain": ContrastivePretraining, "finetune": Recognition}[command], [], ["--help"])
+    parse(Recognition if command == "finetune" else pretraining_task(configs, overrides), [], ["--help"])
     return 0
 
 

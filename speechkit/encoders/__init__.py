@@ -5,12 +5,14 @@ from speechkit.encoders.receptive_field import ReceptiveField, receptive_field
 from speechkit.encoders.recurrent import ConvGRUEncoder
 from speechkit.encoders.separable import SeparableConvEncoder
 from speechkit.encoders.wav2vec import Wav2VecEncoder
+from speechkit.encoders.wav2vec2 import Wav2Vec2Encoder
 
 __all__ = [
     "ConvGRUEncoder",
     "LayerWeightedEncoder",
     "ReceptiveField",
     "SeparableConvEncoder",
+    "Wav2Vec2Encoder",
     "Wav2VecEncoder",
     "receptive_field",
 ]

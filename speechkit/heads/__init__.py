@@ -2,5 +2,6 @@
 
 from speechkit.heads.contrastive import StepPredictors, TransformerPredictors
 from speechkit.heads.ctc import CTCHead
+from speechkit.heads.masked_prediction import MaskedPredictionHead
 
-__all__ = ["CTCHead", "StepPredictors", "TransformerPredictors"]
+__all__ = ["CTCHead", "MaskedPredictionHead", "StepPredictors", "TransformerPredictors"]

@@ -4,6 +4,7 @@ from speechkit.losses.ctc import Alignment, CTCLoss, ctc_align, ctc_feasible, ct
 from speechkit.losses.infonce import InfoNCE, infonce
 from speechkit.losses.nce import NCE, contrastive_nce, nce
 from speechkit.losses.negatives import Negatives, draw_negatives, draw_negatives_per_anchor, join_ranks, speaker_codes
+from speechkit.losses.span_mask import span_mask
 
 __all__ = [
     "NCE",
@@ -21,5 +22,6 @@ __all__ = [
     "infonce",
     "join_ranks",
     "nce",
+    "span_mask",
     "speaker_codes",
 ]

@@ -19,6 +19,7 @@ from speechkit.tasks.sharding import shard_parameters
 from speechkit.text import Tokenizer, normalize_text
 
 _log = logging.getLogger(__name__)
+_REGULARIZERS = ("dropout", "attention_dropout", "layer_drop")  # may differ from those of pretraining
 
 
 class Recognition(lightning.LightningModule):
@@ -151,7 +152,7 @@ def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module)
     A `LayerWeightedEncoder` takes them for the encoder that it wraps.
 
     Raises:
-        ValueError: not a bundle, or parts that were built with other arguments (dropout aside); it names them.
+        ValueError: not a bundle, or parts that were built with other arguments (but for dropout); it names them.
     """
     if isinstance(encoder, LayerWeightedEncoder):
         encoder = encoder.encoder
@@ -168,7 +169,7 @@ def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module)
 
 def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        keys = [key for key in {**theirs, **ours} if key != "dropout"]
+        keys = [key for key in {**theirs, **ours} if key not in _REGULARIZERS]
         return [
             line
             for key in keys

@@ -1,14 +1,27 @@
 """What every shipped encoder promises: padding changes nothing, lengths are right, gradients flow."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from speechkit.encoders import ConvGRUEncoder, LayerWeightedEncoder, SeparableConvEncoder, Wav2VecEncoder
+from speechkit.encoders import (
+    ConvGRUEncoder,
+    LayerWeightedEncoder,
+    SeparableConvEncoder,
+    Wav2Vec2Encoder,
+    Wav2VecEncoder,
+)
 from speechkit.encoders.recurrent import BidirectionalGRU
 from speechkit.masking import zero_padding
 
+SMALL_WAV2VEC2: dict[str, Any] = {
+    "input_dim": 12, "channels": 16, "kernel_sizes": (4, 3), "strides": (2, 2), "output_dim": 16, "num_layers": 2,
+    "num_heads": 2, "feed_forward_dim": 24, "position_kernel_size": 8, "position_groups": 2, "layer_drop": 0.0,
+}  # fmt: skip
+LAYER_NORM: dict[str, Any] = {"conv_norm": "layer", "conv_bias": True}
 ENCODERS = {
     "gru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16),
     "bigru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, bidirectional=True),
@@ -24,6 +37,10 @@ ENCODERS = {
             input_dim=12, channels=16, kernel_sizes=(5,), strides=(2,), context_kernel_sizes=(3, 3), dropout=0.1
         )
     ),
+    "wav2vec2-base": Wav2Vec2Encoder(**SMALL_WAV2VEC2),
+    "wav2vec2-large": Wav2Vec2Encoder(**SMALL_WAV2VEC2, **LAYER_NORM, pre_norm=True),
+    "wav2vec2-features": Wav2Vec2Encoder(**SMALL_WAV2VEC2, **LAYER_NORM, padded=True, exit_key="learned"),
+    "wav2vec2-exit": Wav2Vec2Encoder(**SMALL_WAV2VEC2, exit_key="zero"),
 }
 
 

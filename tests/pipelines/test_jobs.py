@@ -104,6 +104,35 @@ def test_pretrained_weights_are_the_start(corpus: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
+def test_wav2vec2_is_pretrained_resumed_and_fine_tuned(corpus: Path, tmp_path: Path) -> None:
+    shape = ["model.encoder.init_args.output_dim=16", "model.encoder.init_args.num_layers=1"]
+    data = [f"data.train=[{corpus / 'unlabelled.jsonl'}]", f"data.dev=[{corpus / 'unlabelled.jsonl'}]"]
+    quiet = [
+        "trainer.enable_progress_bar=false",
+        "trainer.enable_model_summary=false",
+        "trainer.log_every_n_steps=1",
+        "data.num_workers=0",
+    ]
+    out = tmp_path / "pretrain"
+    pretrain = ["pretrain", "--config", "wav2vec2_tiny", "--out", str(out), *shape, *data, *quiet]
+    assert main([*pretrain, "trainer.max_epochs=1"]) == 0
+    assert main([*pretrain, "trainer.max_epochs=2", "--ckpt", "last"]) == 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["task"].endswith("MaskedContrastivePretraining")
+    metrics = "".join(path.read_text() for path in (out / "logs").rglob("metrics.csv"))
+    names = ("loss", "accuracy", "score_gap", "penalty", "diversity_loss", "perplexity_0", "perplexity_1")
+    assert all(f"train_{name}" in metrics for name in names)
+    assert "val_accuracy" in metrics
+    recipe = yaml.safe_load((out / "config.yaml").read_text())["model"]
+    overlay = {"model": {name: recipe[name] for name in ("front_end", "encoder")}}
+    overlay["model"]["encoder"]["init_args"]["layer_drop"] = 0.1
+    (tmp_path / "encoder.yaml").write_text(yaml.safe_dump(overlay))
+    finetune = ["finetune", "--config", SMALL, "--config", str(tmp_path / "encoder.yaml")]
+    from_it = ["--out", str(tmp_path / "tuned"), f"model.encoder_from={out / 'bundle'}"]
+    assert main([*finetune, *from_it, "trainer.max_epochs=1", "data.num_workers=0"]) == 0
+    assert Recognizer.load(tmp_path / "tuned" / "bundle").transcribe([str(corpus / "dev0.wav")])[0].error is None
+
+
+@pytest.mark.slow
 def test_bad_files_are_named_and_the_rest_is_done(
     corpus: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +191,14 @@ def wrong_calls(corpus: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]
         "an unknown class": ([*finetune, "model.encoder.class_path=speechkit.encoders.Nonsense"], "Nonsense"),
         "a wrong value": ([*finetune, "model.front_end.init_args.features.init_args.num_mels=-3"], "num_mels"),
         "no such recipe": (["finetune", "--config", "nonsense", "--out", str(tmp_path / "x")], "nonsense"),
+        "no such task": (
+            ["pretrain", "--config", "cpc", "--out", str(tmp_path / "x"), "task=speechkit.tasks.Nonsense"],
+            "`task` must name a class as package.Class, got 'speechkit.tasks.Nonsense'",
+        ),
+        "no task for pretraining": (
+            ["pretrain", "--config", "cpc", "--out", str(tmp_path / "x"), "task=speechkit.encoders.ConvGRUEncoder"],
+            "`task` must name a LightningModule",
+        ),
         "no such manifest": ([*finetune, "data.train=[missing.jsonl]"], "missing.jsonl"),
         "an unknown character": (
             [*finetune, f"data.dev=[{unknown}]"],
@@ -178,6 +215,7 @@ def wrong_calls(corpus: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]
 
 @pytest.mark.parametrize("case", [
     "a typo in a key", "a typo in a nested key", "a wrong type", "an unknown class", "a wrong value", "no such recipe",
+    "no such task", "no task for pretraining",
     "no such manifest", "an unknown character", "no checkpoint", "a bundle of another version", "no bundle", "no input",
     "an unset variable", "dimensions that do not meet",
 ])  # fmt: skip
@@ -208,6 +246,8 @@ def test_every_recipe_takes_a_step(
     monkeypatch.setenv("SPEECHKIT_DEMO", str(corpus))
     train = corpus / ("train.jsonl" if command == "finetune" else "unlabelled.jsonl")
     options = [f"data.train=[{train}]", "data.dev=[]", "trainer.max_steps=1", "trainer.enable_progress_bar=false"]
+    if name in ("wav2vec2_base", "wav2vec2_large"):  # one layer of its size, on utterances of half a second
+        options += ["model.encoder.init_args.num_layers=1", "data.min_seconds=0.1", "data.batch_seconds=2"]
     assert main([command, "--config", name, "--out", str(tmp_path / "run"), *options]) == 0
     assert load_bundle(tmp_path / "run" / "bundle").encoder is not None
 

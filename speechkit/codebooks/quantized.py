@@ -1,0 +1,49 @@
+"""What a product quantizer gives, and measures of how evenly it uses its codes."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Quantized(NamedTuple):
+    """G groups of V codes each; the vector is the groups' code words, joined."""
+
+    vectors: Tensor  # (..., D)
+    codes: Tensor  # (..., G) in [0, V)
+    probabilities: Tensor  # (..., G, V) how near each code was to being chosen; with gradient
+    loss: Tensor  # (...,) what the codebook itself adds to the training's loss
+
+
+def perplexity(usage: Tensor) -> Tensor:
+    """exp of the entropy of each group's codes, from 1 (collapsed) to V (all used alike): (..., G, V) -> (..., G).
+
+    Args:
+        usage: shares of the codes, averaged over frames; each group sums to 1.
+    """
+    return torch.exp(-(usage * torch.log(usage + 1e-7)).sum(dim=-1))
+
+
+def diversity_loss(usage: Tensor) -> Tensor:
+    """The share of codes that are not used, 1 - sum of perplexities / (G V): (G, V) -> a number in [0, 1).
+
+    The purpose is that of Baevski et al. 2020 (arXiv 2006.11477), equation 4, which maximises the entropy itself; this
+    is the form that fairseq and Hugging Face train with.
+    """
+    return 1.0 - perplexity(usage).sum() / usage.numel()
+
+
+def check_sizes(num_codes: int, num_groups: int, output_dim: int) -> None:
+    """Raises ValueError where a product quantizer cannot have these sizes."""
+    if num_codes < 2 or num_groups < 1:
+        raise ValueError(
+            f"`num_codes` must be at least 2 and `num_groups` at least 1, got {num_codes} and {num_groups}."
+        )
+    if output_dim % num_groups:
+        raise ValueError(f"`num_groups` must divide `output_dim` {output_dim}, got {num_groups}.")
+
+
+def chosen_words(codewords: Tensor, codes: Tensor) -> Tensor:
+    """Code words (G, V, D / G) of codes (..., G), joined: (..., D)."""
+    groups = torch.arange(codewords.shape[0], device=codes.device)
+    return codewords[groups, codes].flatten(-2)

@@ -1,0 +1,43 @@
+"""Spans that a model must guess from their surroundings (Baevski et al. 2020, arXiv 2006.11477, section 3.1)."""
+
+import torch
+from torch import Tensor
+
+from speechkit.masking import length_mask
+
+
+def span_mask(lengths: Tensor, num_frames: int, *, start_probability: float, span_length: int) -> Tensor:
+    """Masks spans that begin at distinct random frames, at least one an utterance; spans may overlap.
+
+    The number of spans is `start_probability` times the number of frames, rounded up or down at random so that it is
+    right in the mean. All draws are from torch's generator of the device. In a short utterance a span is no longer
+    than half of it, so that there is something to guess from; an utterance of one frame has no mask.
+
+    Args:
+        lengths: (B,) frames.
+        num_frames: T, the width of the mask.
+        start_probability: share of frames at which a span begins, in (0, 1].
+        span_length: frames in a span.
+
+    Returns:
+        (B, T) bool, False beyond each length.
+
+    Raises:
+        ValueError: a probability outside its range, or a span of less than one frame.
+    """
+    if not 0.0 < start_probability <= 1.0:
+        raise ValueError(f"`start_probability` must lie in (0, 1], got {start_probability}.")
+    if span_length < 1:
+        raise ValueError(f"`span_length` must be at least 1, got {span_length}.")
+    device, batch = lengths.device, len(lengths)
+    width = (lengths // 2).clamp(max=span_length)  # (B,)
+    places = (lengths - width + 1) * (width > 0)  # where a span can begin
+    wanted = (start_probability * lengths + torch.rand(batch, device=device)).floor().clamp(min=1)
+    order = torch.rand(batch, num_frames, device=device)
+    order = order.masked_fill(~length_mask(places, num_frames), 2.0).argsort(dim=1).argsort(dim=1)  # ranks
+    starts = order < torch.minimum(wanted, places)[:, None]
+    begun = starts.cumsum(dim=1)
+    frame = torch.arange(num_frames, device=device)
+    before = frame - width[:, None]  # a span that began here or earlier is over
+    ended = begun.gather(1, before.clamp(min=0)) * (before >= 0)
+    return begun > ended
