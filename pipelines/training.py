@@ -133,10 +133,10 @@ def train(
         trainer.limit_val_batches = 0
     if trainer.is_global_zero:
         _record(folder, cli)
-    if checkpoint is not None:
-        _check_checkpoint(checkpoint, task)
-    _fit_global_cmvn(task, data)
     is_sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint, task, is_sharded=is_sharded)
+    _fit_global_cmvn(task, data)
     whole_task = copy.deepcopy(task) if is_sharded else task
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -226,10 +226,12 @@ def _checkpoint_to_resume(resume_from: str | None, last: Path) -> Path | None:
     return checkpoint
 
 
-def _check_checkpoint(checkpoint: Path, task: lightning.LightningModule) -> None:
-    """Raises ValueError where the file is no checkpoint, or one of other parts."""
+def _check_checkpoint(checkpoint: Path, task: lightning.LightningModule, *, is_sharded: bool) -> None:
+    """Raises ValueError where the file is no checkpoint, one of other parts, or of another strategy's optimizer."""
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = content["state_dict"]
+        numbers = [number for group in content["optimizer_states"][0]["param_groups"] for number in group["params"]]
     except Exception as error:  # whatever a damaged file makes torch's unpickler raise
         raise ValueError(f"--ckpt {checkpoint}: not a checkpoint of speechkit ({type(error).__name__})") from None
     shapes = {name: tuple(value.shape) for name, value in task.state_dict().items()}
@@ -239,6 +241,8 @@ def _check_checkpoint(checkpoint: Path, task: lightning.LightningModule) -> None
         name = different[0]
         difference = f"{name} is {theirs.get(name, 'missing')} there and {shapes.get(name, 'missing')} here"
         raise ValueError(f"--ckpt {checkpoint}: made with another recipe, {difference}")
+    if is_sharded and numbers == sorted(numbers):  # Lightning would take them for places in `parameters()`
+        raise ValueError(f"--ckpt {checkpoint}: made without sharding, and must be gone on with in the same way")
 
 
 def _fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> None:

@@ -208,6 +208,8 @@ class SpeechDataModule(lightning.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Training goes on behind those batches."""
         self._resume = (state_dict["epoch"], state_dict["batches_done"])
+        assert self.trainer is not None
+        self.trainer.fit_loop._combined_loader = None  # sharding strategies restore late: what they have built is stale
 
 
 class _ErrorsAsItems(Dataset[SpeechBatch | ValueError]):

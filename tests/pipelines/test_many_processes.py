@@ -74,7 +74,9 @@ def run_as_torchrun(command: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_one_goes_on_from_two(corpus: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_one_goes_on_from_two(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     archive = tmp_path / "archive"
     assert list(write_archive([corpus / "train.jsonl"], archive, shard_utterances=4)) == []
     assert main(arguments(archive, tmp_path / "one")) == 0
@@ -84,13 +86,19 @@ def test_two_processes_train_as_one_and_one_goes_on_from_two(corpus: Path, tmp_p
     sharded.write_text(SHARDED)
     run_as_slurm(arguments(archive, tmp_path / "replicated"))
     run_as_torchrun(arguments(archive, tmp_path / "sharded", "--config", str(sharded)))
+    rest = {step: loss for step, loss in expected.items() if step >= 4}
     for name in ("replicated", "sharded"):
         assert losses(tmp_path / name) == pytest.approx(expected, abs=1e-5), name
         assert load_bundle(tmp_path / name / "bundle").head is not None
         resumed = tmp_path / f"{name}-resumed"
         assert main(arguments(archive, resumed, "--ckpt", str(tmp_path / name / "step=4.ckpt"))) == 0
-        rest = {step: loss for step, loss in expected.items() if step >= 4}
         assert losses(resumed) == pytest.approx(rest, abs=1e-5), name
+    again = arguments(archive, tmp_path / "again", "--config", str(sharded), "--ckpt")
+    run_as_torchrun([*again, str(tmp_path / "sharded" / "step=4.ckpt")])
+    assert losses(tmp_path / "again") == pytest.approx(rest, abs=1e-5)
+    capsys.readouterr()
+    assert main([*again, str(tmp_path / "one" / "step=4.ckpt"), "--out", str(tmp_path / "no")]) == 2
+    assert "made without sharding" in capsys.readouterr().err
 
 
 def test_tasks_without_a_number_per_node_are_refused(
