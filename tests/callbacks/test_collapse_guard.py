@@ -198,13 +198,13 @@ def test_healthy_trainings_go_on(kind: str) -> None:
 @pytest.mark.slow
 def test_what_was_seen_survives_a_resume(tmp_path: Path) -> None:
     unbroken = diagnosis(Prediction())
-    trainer = train(Prediction(), CollapseGuard(), steps=60)
+    trainer = train(Prediction(), CollapseGuard(), steps=100)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     guard = CollapseGuard()
     with pytest.raises(CollapseError) as stopped:
         train(Prediction(), guard, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert str(stopped.value).split(": loss")[0] == unbroken.split(": loss")[0]  # the same signs since the same steps
-    assert int(re.search(r"since step (\d+)", unbroken)[1]) <= 60
+    assert int(re.search(r"since step (\d+)", unbroken)[1]) < 100
 
 
 @pytest.mark.slow

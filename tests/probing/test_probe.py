@@ -1,7 +1,7 @@
 """Probing, embedding and plotting as a user calls them, on a corpus whose answers are known."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,17 @@ from speechkit.probing.plot import principal_components, read_metrics
 from speechkit.text import CharTokenizer
 
 RATE = 8000
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models so small are slower on more."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 PITCHES = {"a": 400, "b": 900, "c": 1800}  # of characters; a speaker is a level
 LEVELS = {"ann": 0.02, "bob": 0.4}
 
@@ -99,19 +110,15 @@ def test_what_is_there_is_found(
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_figures(manifest: Path) -> None:
-    results = [probe(*parts(), manifest, num_triples=20, seed=seed).as_dict() for seed in (3, 3)]
-    assert results[0] == results[1]
-
-
-@pytest.mark.slow
 def test_a_given_aligner_says_when(manifest: Path) -> None:
-    """A recogniser that hears pitches, without training: its labels are where the tones are."""
+    """Its labels count wherever it puts them, and no head is fitted."""
     front_end = FrontEnd(features=MFB(sample_rate_hz=RATE, num_mels=20))
     tokenizer = CharTokenizer(" abc")
     encoder = ConvGRUEncoder(input_dim=20, channels=8, hidden_size=8)
     aligner = Bundle(front_end, encoder, CTCHead(input_dim=8, vocab_size=5), tokenizer)
     result = probe(*parts(), manifest, aligner=aligner, num_triples=20)
+    again = probe(*parts(), manifest, aligner=aligner, num_triples=20)
+    assert result.as_dict() == again.as_dict()
     assert result.ctc_cer is None
     assert result.label is not None
     assert result.label.num_classes == 4
@@ -144,7 +151,7 @@ def test_bad_files_are_named_and_the_rest_is_probed(
     bundle: str, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (manifest.parent / "0.wav").write_text("no audio")
-    assert main(["probe", bundle, str(rewrite(manifest, text=None)), "--minutes", "1"]) == 1
+    assert main(["probe", bundle, str(rewrite(manifest, text=None))]) == 1
     printed = capsys.readouterr()
     assert printed.err.startswith(f"failed: {manifest.parent / '0.wav'}: not readable as audio")
     assert "23 utterances" in printed.out
