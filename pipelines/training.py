@@ -43,10 +43,11 @@ class TrainingCLI(LightningCLI):
     """Parses a recipe against the signatures of the task, the data module and the trainer; the tokenizer is shared."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        task = self._model_class
-        parser.add_argument("--task", default=f"{task.__module__}.{task.__qualname__}", help="class that is trained")
         if "tokenizer" in self._model_class.__init__.__annotations__:
             parser.link_arguments("data.fitted_tokenizer", "model.tokenizer", apply_on="instantiate")
+        else:  # pretraining, where recipes choose among tasks
+            task = self._model_class
+            parser.add_argument("--task", default=f"{task.__module__}.{task.__qualname__}", help="class to train")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
 
