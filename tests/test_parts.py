@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from speechkit.encoders import ConvGRUEncoder
+from speechkit.encoders import ConvGRUEncoder, Wav2VecEncoder
 from speechkit.features import MFB, MFCC, FrontEnd, GlobalCMVN, MicroMFB, UtteranceCMVN, WhisperMFB
 from speechkit.heads import CTCHead
 from speechkit.parts import build, describe
@@ -17,7 +17,14 @@ from speechkit.quantization import QParams
 from speechkit.text import CharTokenizer
 
 PACKAGES = ("speechkit.features", "speechkit.quantization", "speechkit.encoders", "speechkit.heads", "speechkit.text")
-NOT_PARTS = {"FeatureStream", "FixedPointMultiplier", "MinMaxObserver", "MSEObserver", "PercentileObserver"}  # tools
+NOT_PARTS = {
+    "FeatureStream",
+    "FixedPointMultiplier",
+    "MinMaxObserver",
+    "MSEObserver",
+    "PercentileObserver",
+    "ReceptiveField",
+}  # tools
 CLASSES = [
     member
     for package in PACKAGES
@@ -29,11 +36,13 @@ REQUIRED = {
     "input_dim": 6, "context_dim": 4, "latent_dim": 5, "num_steps": 3, "vocab_size": 7, "num_features": 4,
     "features": MFB(num_mels=8), "mfb": MFB(num_mels=8), "front_end": MFB(num_mels=8),
     "qparams": QParams(0.5, 1, "int8"), "scale": 0.25, "zero_point": 3, "dtype": "int8",
+    "encoder": Wav2VecEncoder(input_dim=6, channels=4, context_kernel_sizes=(2, 3)),
 }  # fmt: skip
 SMALL = {
     "channels": 4,
     "hidden_size": 4,
     "kernel_sizes": (3, 5),
+    "strides": (2, 1),
     "output_dim": 4,
     "num_mels": 16,
     "num_coefficients": 12,
