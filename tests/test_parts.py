@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from speechkit.codebooks import KMeansCodebook
-from speechkit.encoders import ConvGRUEncoder
+from speechkit.encoders import ConvGRUEncoder, Wav2VecEncoder
 from speechkit.features import MFB, MFCC, FrontEnd, GlobalCMVN, MicroMFB, UtteranceCMVN, WhisperMFB
 from speechkit.heads import CTCHead
 from speechkit.parts import build, describe
@@ -32,6 +32,7 @@ NOT_PARTS = {
     "MSEObserver",
     "PercentileObserver",
     "Quantized",
+    "ReceptiveField",
 }  # tools
 CLASSES = [
     member
@@ -45,6 +46,7 @@ REQUIRED = {
     "features": MFB(num_mels=8), "mfb": MFB(num_mels=8), "front_end": MFB(num_mels=8),
     "qparams": QParams(0.5, 1, "int8"), "scale": 0.25, "zero_point": 3, "dtype": "int8",
     "codebook": KMeansCodebook(input_dim=6, num_codes=4),
+    "encoder": Wav2VecEncoder(input_dim=6, channels=4, context_kernel_sizes=(2, 3)),
 }  # fmt: skip
 SMALL = {
     "channels": 4,
@@ -54,6 +56,7 @@ SMALL = {
     "num_heads": 2,
     "position_groups": 2,
     "num_codes": 3,
+    "strides": (2, 1),
     "output_dim": 4,
     "num_mels": 16,
     "num_coefficients": 12,
