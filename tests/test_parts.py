@@ -52,7 +52,6 @@ SMALL = {
     "channels": 4,
     "hidden_size": 4,
     "kernel_sizes": (3, 5),
-    "strides": (3, 1),
     "num_heads": 2,
     "position_groups": 2,
     "num_codes": 3,
