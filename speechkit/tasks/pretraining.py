@@ -93,6 +93,8 @@ class ContrastivePretraining(lightning.LightningModule):
         for name, number in (("num_negatives", num_negatives), ("hard_pool_factor", hard_pool_factor)):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
+        if not temperature > 0:
+            raise ValueError(f"`temperature` must be positive, got {temperature}.")
         self.front_end, self.encoder = front_end, encoder
         self.head = PREDICTORS[predictor](
             context_dim=encoder.output_dim, latent_dim=encoder.latent_dim, num_steps=num_steps

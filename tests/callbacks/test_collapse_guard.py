@@ -60,6 +60,7 @@ def batches(seed: int = 0) -> list[SpeechBatch]:
                 list("wxyz"),
                 ["ab"] * 4,
                 [None] * 4,
+                list(range(4 * len(result), 4 * len(result) + 4)),
             )
         )
     return result
@@ -144,7 +145,6 @@ def diagnosis(task: lightning.LightningModule, **options: Any) -> str:
 @pytest.mark.parametrize(
     ("temperature", "rate", "seen"),
     [
-        (0.0, 0.1, "not finite"),
         (1e-4, 1e-3, "far above that of guessing among the negatives"),
         (1e-4, 0.1, "all frames have come to look alike"),
     ],
@@ -154,6 +154,11 @@ def test_contrast_with_no_temperature_and_a_hundredfold_rate(temperature: float,
     assert seen in message
     assert f"temperature {temperature:.3g}, learning rate" in message
     assert "raise a small temperature" in message.split("What usually helps: ")[1]
+
+
+def test_no_temperature_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="`temperature` must be positive, got 0.0"):
+        ContrastivePretraining(**parts(), temperature=0.0)
 
 
 @pytest.mark.slow

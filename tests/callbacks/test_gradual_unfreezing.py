@@ -57,6 +57,7 @@ def first_changes(callback: GradualUnfreezing) -> dict[str, int]:
         ["x", "y"],
         ["ab", "ba"],
         [None, None],
+        [0, 1],
     )
     observed = Observed()
     trainer = lightning.Trainer(

@@ -52,6 +52,7 @@ def make_batch(lengths: list[int]) -> SpeechBatch:
         ids=[f"utterance-{length}" for length in lengths],
         texts=[""] * size,
         speakers=[None] * size,
+        seeds=list(range(size)),
     )
 
 
