@@ -32,8 +32,12 @@ format: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## measure front ends, train the recipes, write benchmarks/results/ (an hour on two cores)
+bench: $(INSTALLED)  ## measure, train the recipes, write benchmarks/results/ (some hours on two cores)
 	$(BIN)/python scripts/benchmark_features.py
+	$(BIN)/python scripts/benchmark_ctc.py
+	$(BIN)/python scripts/benchmark_ctc_training.py
+	$(BIN)/python scripts/benchmark_pretraining.py
+	$(BIN)/python scripts/benchmark_data_scale.py
 	$(BIN)/python scripts/benchmark_recipes.py
 
 clean:  ## remove what the targets made
