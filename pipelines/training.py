@@ -307,6 +307,7 @@ def _quieten() -> None:
         "The dirpath has changed from",  # a run that goes on from another one's checkpoint keeps its own best
         ".*isn't allowed to be set to .use_distributed_sampler",
         "The number of training batches .* is smaller than the logging interval",
+        "You're using the WeightAveraging callback with a model that overrides",  # only FSDP2 shards anything there
         "Precision .* is not supported by the model summary",  # it only estimates the size in MB by it
     ):
         warnings.filterwarnings("ignore", message=message)
