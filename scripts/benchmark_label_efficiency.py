@@ -1,11 +1,13 @@
-"""What pretraining is worth where few recordings have text: strings of digits, known speakers and strangers.
+"""What pretraining is worth where few recordings have text: read sentences, and strings of digits.
 
-`python scripts/benchmark_label_efficiency.py` joins recordings of `digits` to strings, pretrains on real speech of
-some 330 voices, fine-tunes with and without on ten minutes of four speakers, and writes
-benchmarks/results/label_efficiency.json. What is there already is not done again; delete its folder to do so.
+`python scripts/benchmark_label_efficiency.py` pretrains with every objective on real speech without text, fine-tunes on
+minutes of it with and without, and writes benchmarks/results/label_efficiency.{json,md} and
+docs/label-efficiency.png. Trainings of one thread run side by side (`--jobs`). What is in the run folder already is not
+done again, and what was interrupted goes on; delete a run's folder to repeat it.
 """
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -13,149 +15,304 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
+import yaml
+from digit_strings import STRANGERS, make_strings
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
-DATA = Path(os.environ.setdefault("SPEECHKIT_DATA", str(Path(__file__).resolve().parents[2] / "shared" / "data")))
-RATE = 8000
-STRANGERS = ("theo", "yweweler")
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DATA = Path(os.environ.setdefault("SPEECHKIT_DATA", str(ROOT.parent / "shared" / "data")))
 CORPORA = ("libri-unlabelled", "arctic", "speechocean")
+LABELLED = ("arctic", "speechocean")
+OBJECTIVES = {  # recipe of pretraining -> the recipe whose encoder, without a start, it is held against
+    "cpc": "cpc",
+    "wav2vec": "wav2vec",
+    "vq_wav2vec": "vq_wav2vec",
+    "wav2vec2_tiny": "wav2vec2_tiny",
+}
+Row = dict[str, Any]
 
 
-def read_digits(split: str) -> dict[str, list[dict[str, Any]]]:
-    """Recordings of single digits by speaker."""
-    by_speaker: dict[str, list[dict[str, Any]]] = {}
-    for line in (DATA / "digits" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        row["samples"] = soundfile.read(DATA / "digits" / row["audio_filepath"], dtype="float32")[0]
-        by_speaker.setdefault(row["speaker"], []).append(row)
-    return by_speaker
-
-
-def join(rows: Sequence[dict[str, Any]], generator: np.random.Generator) -> np.ndarray:
-    """Recordings one after the other, 50 to 250 ms of near silence between."""
-    pieces: list[np.ndarray] = []
-    for row in rows:
-        pause = generator.normal(0.0, 1e-4, int(generator.uniform(0.05, 0.25) * RATE))
-        pieces += [pause.astype(np.float32), row["samples"]]
-    return np.concatenate(pieces)
-
-
-def write_strings(
-    out: Path, name: str, split: str, speakers: Sequence[str], minutes: float, generator: np.random.Generator
-) -> None:
-    """A manifest and its audio: strings of three to seven digits, each of one speaker, the speakers in turn."""
-    recordings, seconds = read_digits(split), 0.0
-    lines: list[str] = []
-    (out / name).mkdir(parents=True, exist_ok=True)
-    while seconds < 60 * minutes:
-        speaker = speakers[len(lines) % len(speakers)]
-        places = generator.integers(len(recordings[speaker]), size=generator.integers(3, 8))
-        rows = [recordings[speaker][place] for place in places]
-        samples = join(rows, generator)
-        path = out / name / f"{len(lines):04d}_{speaker}.flac"
-        soundfile.write(path, samples.clip(-1.0, 1.0), RATE)
-        row = {
-            "audio_filepath": f"{name}/{path.name}",
-            "duration": round(len(samples) / RATE, 4),
-            "text": " ".join(row["text"] for row in rows),
-            "speaker": speaker,
-        }
-        lines.append(json.dumps(row))
-        seconds += len(samples) / RATE
-    (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def make_strings(out: Path) -> None:
-    """All parts, unless they are there. `unlabelled` is of the speakers with text; strangers are in `unseen` only."""
-    if (out / "unseen.jsonl").exists():
-        return
-    generator = np.random.default_rng(0)
-    known = [speaker for speaker in sorted(read_digits("train")) if speaker not in STRANGERS]
-    for name, split, speakers, minutes in (
-        ("train", "train", known, 10.0),
-        ("unlabelled", "train", known, 20.0),
-        ("dev", "dev", known, 3.0),
-        ("test", "test", known, 8.0),
-        ("unseen", "test", STRANGERS, 8.0),
-    ):
-        write_strings(out, name, split, speakers, minutes, generator)
-
-
-def speechkit(*arguments: str) -> None:
-    """Runs the command line."""
+def speechkit(log: Path, *arguments: str) -> None:
+    """Runs the command line on one thread; what it prints goes to the log."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     print("$ speechkit", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "speechkit", *arguments], check=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "speechkit", *arguments]
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+    if status:
+        raise SystemExit(f"speechkit {arguments[0]} failed with status {status}: see {log}")
 
 
-def train(out: Path, *arguments: str) -> Path:
-    """Trains, or goes on where an interrupted run stopped; returns the bundle."""
+def train(out: Path, command: str, *options: str) -> Path:
+    """Trains, or goes on where an interrupted run stopped; returns the bundle. Seconds add up in seconds.json."""
     if not (out / "bundle" / "config.yaml").exists():
         resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
-        speechkit(*arguments, "--out", str(out), *resume)
+        start = time.perf_counter()
+        try:
+            speechkit(out / "log.txt", command, *options, "--out", str(out), *resume, "data.num_workers=0")
+        finally:
+            timing = out / "seconds.json"
+            before = json.loads(timing.read_text()) if timing.exists() else []
+            timing.write_text(json.dumps([*before, round(time.perf_counter() - start)]))
     return out / "bundle"
 
 
-def score(bundle: Path, manifest: Path) -> dict[str, float]:
-    """Error rates."""
-    out = bundle.parent / f"{manifest.stem}.json"
+def score(bundle: Path, name: str, manifest: Path) -> dict[str, Any]:
+    """Error rates and counts."""
+    out = bundle.parent / f"{name}.json"
     if not out.exists():
-        speechkit("evaluate", str(bundle), str(manifest), "--json", str(out))
+        speechkit(bundle.parent / "log.txt", "evaluate", str(bundle), str(manifest), "--json", str(out))
     scores = json.loads(out.read_text(encoding="utf-8"))
-    return {"wer": scores["wer"], "cer": scores["cer"]}
+    errors = scores["substitutions"] + scores["deletions"] + scores["insertions"]
+    kept = ("wer", "cer", "words", "characters", "character_errors")
+    return {**{key: scores[key] for key in kept}, "word_errors": errors}
 
 
-def measure_strings(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """With and without pretraining, on the same speakers and on strangers."""
+def side_by_side(jobs: int, calls: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Results in order; at most so many at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+def write_labels(out: Path, minutes: int) -> Path:
+    """A manifest of so many minutes, as much of each corpus; a longer one holds the shorter ones."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "train.jsonl").open("w", encoding="utf-8") as file:
+        for corpus in LABELLED:
+            rows = [json.loads(line) for line in (DATA / corpus / "train.jsonl").read_text("utf-8").splitlines()]
+            rows.sort(key=lambda row: hashlib.sha256(row["audio_filepath"].encode()).digest())
+            seconds = 0.0
+            for row in rows:
+                if seconds >= 60 * minutes / len(LABELLED):
+                    break
+                seconds += row["duration"]
+                row["audio_filepath"] = str(DATA.resolve() / corpus / row["audio_filepath"])
+                file.write(json.dumps(row) + "\n")
+    return out / "train.jsonl"
+
+
+def write_encoder(out: Path, recipe: str) -> Path:
+    """The front end and encoder of a recipe of pretraining, as an overlay for fine-tuning."""
+    model = yaml.safe_load((ROOT / "configs" / "pretrain" / f"{recipe}.yaml").read_text("utf-8"))["model"]
+    path = out / f"encoder-{recipe}.yaml"
+    path.write_text(yaml.safe_dump({"model": {key: model[key] for key in ("front_end", "encoder")}}), encoding="utf-8")
+    return path
+
+
+def measure_read(runs: Path, jobs: int, seeds: Sequence[int], epochs: int) -> dict[str, Any]:
+    """Every objective with 10 minutes of labels, the best one with 30 and with all."""
+    runs.mkdir(parents=True, exist_ok=True)
+    manifests = json.dumps([str(DATA / name / "train.jsonl") for name in CORPORA])
+
+    def pretrain(objective: str) -> Path:
+        out, options = runs / f"pretrained-{objective}", [f"data.train={manifests}", f"trainer.max_epochs={epochs}"]
+        return train(out, "pretrain", "--config", objective, *options)
+
+    def finetune(labels: str, objective: str, seed: int, *, pretrained: bool) -> Row:
+        recipe = objective if pretrained else OBJECTIVES[objective]
+        start = objective if pretrained else "scratch"
+        out = runs / f"{labels}-{recipe}-{'pretrained' if pretrained else 'scratch'}-{seed}"
+        options = [f"model.encoder_from={runs / f'pretrained-{objective}' / 'bundle'}"] if pretrained else []
+        if labels == "all":
+            train_sets = [str(DATA / corpus / "train.jsonl") for corpus in LABELLED]
+            options += ["trainer.max_epochs=15", "data.batch_seconds=60"]  # see the whole as often as is affordable
+        else:
+            train_sets = [str(write_labels(runs / f"labels-{labels}", int(labels)))]
+        overlay = write_encoder(runs, recipe)
+        configs = ["--config", "read_few_labels", "--config", str(overlay)]
+        options += [f"seed_everything={seed}", f"data.train={json.dumps(train_sets)}"]
+        bundle = train(out, "finetune", *configs, *options)
+        row: Row = {"labels": labels, "encoder": recipe, "start": start, "seed": seed}
+        for corpus in LABELLED:
+            for split in ("dev", "test"):
+                row[f"{corpus}/{split}"] = score(bundle, f"{corpus}-{split}", DATA / corpus / f"{split}.jsonl")
+        for split in ("dev", "test"):
+            row[split] = pooled([row[f"{corpus}/{split}"] for corpus in LABELLED])
+        print(json.dumps({key: row[key] for key in ("labels", "encoder", "start", "seed", "test")}), flush=True)
+        return row
+
+    side_by_side(jobs, [partial(pretrain, name) for name in OBJECTIVES])
+    few = [
+        partial(finetune, "10", name, seed, pretrained=pretrained)
+        for seed in seeds
+        for name in OBJECTIVES
+        for pretrained in (False, True)
+    ]
+    rows = side_by_side(jobs, few)
+    best = min(OBJECTIVES, key=lambda name: mean(rows, "10", name, name, "dev", "cer"))
+    more = [
+        partial(finetune, labels, best, seeds[0], pretrained=pretrained)
+        for labels in ("30", "all")
+        for pretrained in (False, True)
+    ]
+    rows += side_by_side(jobs, more)
+    seconds = {name: sum(json.loads((runs / f"pretrained-{name}" / "seconds.json").read_text())) for name in OBJECTIVES}
+    return {"best_on_dev": best, "pretraining_epochs": epochs, "pretraining_seconds": seconds, "runs": rows}
+
+
+def pooled(scores: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Error rates over several test sets together."""
+    words, characters = (sum(score[key] for score in scores) for key in ("words", "characters"))
+    errors = {key: sum(score[key] for score in scores) for key in ("word_errors", "character_errors")}
+    return {"wer": errors["word_errors"] / words, "cer": errors["character_errors"] / characters}
+
+
+def mean(rows: Sequence[Row], labels: str, encoder: str, start: str, test: str, rate: str) -> float:
+    """Over seeds."""
+    return statistics.mean(values(rows, labels, encoder, start, test, rate))
+
+
+def values(rows: Sequence[Row], labels: str, encoder: str, start: str, test: str, rate: str) -> list[float]:
+    """Of each seed."""
+    chosen = {"labels": labels, "encoder": encoder, "start": start}
+    return [row[test][rate] for row in rows if all(row[key] == value for key, value in chosen.items())]
+
+
+def measure_strings(runs: Path, jobs: int, seeds: Sequence[int]) -> dict[str, Any]:
+    """Digits joined to strings, labels of four speakers: with and without pretraining, known speakers and strangers."""
     strings = runs / "strings"
-    make_strings(strings)
+    make_strings(strings, DATA / "digits")
     os.environ["SPEECHKIT_STRINGS"] = str(strings)
     manifests = [str(DATA / name / "train.jsonl") for name in CORPORA] + [str(strings / "unlabelled.jsonl")]
-    encoder = train(runs / "pretrained-8khz", "pretrain", "--config", "cpc_8khz", f"data.train={json.dumps(manifests)}")
-    rows = []
-    for seed in seeds:
-        row: dict[str, Any] = {"seed": seed}
-        for name in ("scratch", "pretrained"):
-            options = [f"model.encoder_from={encoder}"] if name == "pretrained" else []
-            out = runs / f"strings-{name}-{seed}"
-            bundle = train(out, "finetune", "--config", "digit_strings", f"seed_everything={seed}", *options)
-            row[name] = {test: score(bundle, strings / f"{test}.jsonl") for test in ("test", "unseen")}
-        rows.append(row)
+    options = ["--config", "cpc_8khz", f"data.train={json.dumps(manifests)}"]
+    encoder = train(runs / "pretrained-8khz", "pretrain", *options)
+
+    def finetune(seed: int, *, pretrained: bool) -> Row:
+        start = "pretrained" if pretrained else "scratch"
+        options = [f"model.encoder_from={encoder}"] if pretrained else []
+        out = runs / f"strings-{start}-{seed}"
+        bundle = train(out, "finetune", "--config", "digit_strings", f"seed_everything={seed}", *options)
+        tests = {test: score(bundle, test, strings / f"{test}.jsonl") for test in ("dev", "test", "unseen")}
+        row = {"start": start, "seed": seed, **tests}
         print(json.dumps(row), flush=True)
-    return {"seeds": rows, "relative_reduction": {test: reduction(rows, test) for test in ("test", "unseen")}}
+        return row
+
+    calls = [partial(finetune, seed, pretrained=pretrained) for seed in seeds for pretrained in (False, True)]
+    rows = side_by_side(jobs, calls)
+    reductions = {}
+    for test in ("test", "unseen"):
+        of = {
+            start: statistics.mean(row[test]["wer"] for row in rows if row["start"] == start)
+            for start in ("scratch", "pretrained")
+        }
+        reductions[test] = 1.0 - of["pretrained"] / of["scratch"]
+    return {"strangers": list(STRANGERS), "runs": rows, "relative_reduction_of_wer": reductions}
 
 
-def reduction(rows: Sequence[dict[str, Any]], test: str) -> float:
-    """By how much the mean word error rate falls."""
-    scratch, pretrained = (
-        statistics.mean(row[name][test]["wer"] for row in rows) for name in ("scratch", "pretrained")
-    )
-    return 1.0 - pretrained / scratch
+def write_table(result: dict[str, Any], folder: Path) -> None:
+    """label_efficiency.md from the JSON."""
+    lines = [
+        "# What pretraining is worth where few recordings have text",
+        "",
+        "Made by `scripts/benchmark_label_efficiency.py` from `label_efficiency.json`. Greedy decoding.",
+    ]
+    if "read" in result:
+        lines += ["", "## Read sentences (`arctic` and `speechocean`, both test sets together)", ""]
+        lines += [
+            "| labels | encoder | start | seeds | CER % | WER % | CER arctic | CER speechocean | CER against scratch |"
+        ]
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
+        rows = result["read"]["runs"]
+        for labels, encoder, start in dict.fromkeys((row["labels"], row["encoder"], row["start"]) for row in rows):
+            of = {
+                (test, rate): values(rows, labels, encoder, start, test, rate)
+                for test, rate in (
+                    ("test", "cer"),
+                    ("test", "wer"),
+                    ("arctic/test", "cer"),
+                    ("speechocean/test", "cer"),
+                )
+            }
+            change = ""
+            if start != "scratch":
+                scratch = mean(rows, labels, OBJECTIVES[start], "scratch", "test", "cer")
+                change = f"{100 * (statistics.mean(of['test', 'cer']) / scratch - 1):+.0f} %"
+            cells = [spread(numbers) for numbers in of.values()]
+            minutes = labels if labels == "all" else f"{labels} min"
+            count = len(of["test", "cer"])
+            lines.append(f"| {' | '.join([minutes, encoder, start, str(count), *cells, change])} |")
+        lines += ["", f"Best at 10 minutes on the development sets: {result['read']['best_on_dev']}."]
+    if "digit strings" in result:
+        strings = result["digit strings"]
+        lines += ["", "## Strings of digits, 10 minutes of labels of four speakers", ""]
+        lines += ["| start | seeds | WER % same speakers | WER % strangers |", "|---|---|---|---|"]
+        for start in ("scratch", "pretrained"):
+            rows = [row for row in strings["runs"] if row["start"] == start]
+            cells = [spread([row[test]["wer"] for row in rows]) for test in ("test", "unseen")]
+            lines.append(f"| {start} | {len(rows)} | {' | '.join(cells)} |")
+        fewer = [f"{100 * strings['relative_reduction_of_wer'][test]:.0f} %" for test in ("test", "unseen")]
+        lines.append(f"| fewer errors | | {' | '.join(fewer)} |")
+    lines += [
+        "",
+        f"{result['machine']}, one thread a training, {result['date']}. `+-`: from least to largest seed, halved.",
+    ]
+    (folder / "label_efficiency.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def spread(numbers: Sequence[float]) -> str:
+    """Mean, and half of the range, in percent."""
+    text = f"{100 * statistics.mean(numbers):.1f}"
+    return text if len(numbers) == 1 else f"{text} +- {50 * (max(numbers) - min(numbers)):.1f}"
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """CER on the read sentences by labels and start, a dot a seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = result["read"]["runs"]
+    bars = list(dict.fromkeys((row["labels"], row["encoder"], row["start"]) for row in rows))
+    figure, axes = plt.subplots(figsize=(6.8, 0.32 * len(bars) + 1.0), layout="constrained")
+    for place, (labels, encoder, start) in enumerate(bars):
+        numbers = [100 * value for value in values(rows, labels, encoder, start, "test", "cer")]
+        color = "0.75" if start == "scratch" else "tab:blue"
+        axes.barh(place, statistics.mean(numbers), color=color, height=0.7)
+        axes.plot(numbers, [place] * len(numbers), "k.", markersize=4)
+    names = [f"{labels}{'' if labels == 'all' else ' min'}, {encoder}, {start}" for labels, encoder, start in bars]
+    axes.set_yticks(range(len(bars)), names, fontsize="small")
+    axes.invert_yaxis()
+    axes.set_xlabel("character error rate on read sentences, % (bar: mean; dot: a seed; grey: without pretraining)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["read", "strings", []], metavar="PART", help="read, strings")
     parser.add_argument("--runs", type=Path, default=Path("runs/label-efficiency"), help="(%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(%(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="of pretraining for read sentences (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time (%(default)s)")
     arguments = parser.parse_args()
-    arguments.runs.mkdir(parents=True, exist_ok=True)
-    strings = measure_strings(arguments.runs, arguments.seeds)
-    result = {
+    runs, path = arguments.runs.resolve(), RESULTS / "label_efficiency.json"
+    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    result |= {
         "command": " ".join(["python", *sys.argv]),
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {package: importlib.metadata.version(package) for package in ("torch", "lightning")},
-        "digit strings": strings,
     }
-    (RESULTS / "label_efficiency.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(strings["relative_reduction"]))
+    for part in arguments.parts or ("read", "strings"):
+        if part == "read":
+            result["read"] = measure_read(runs / "read", arguments.jobs, arguments.seeds, arguments.epochs)
+        else:
+            result["digit strings"] = measure_strings(runs, arguments.jobs, arguments.seeds)
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_table(result, RESULTS)
+    if "read" in result:
+        plot(result, ROOT / "docs" / "label-efficiency.png")
 
 
 if __name__ == "__main__":
