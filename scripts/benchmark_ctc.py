@@ -6,8 +6,6 @@ been measured is kept, line by line, in --cells, and an interrupted run goes on 
 """
 
 import argparse
-import ctypes
-import gc
 import importlib.metadata
 import itertools
 import json
@@ -26,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from memory import peak_bytes
 from torch import Tensor
 
 from speechkit.losses import ctc_loss
@@ -79,25 +78,9 @@ def forward_backward(loss: Loss, batch: tuple[Tensor, ...], device: str) -> floa
     return time.perf_counter() - start
 
 
-def resident(line: str) -> int:
-    """Bytes that Linux has in memory for this process, now ("VmRSS") or at most ("VmHWM")."""
-    text = next(row for row in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line in row)
-    return 1024 * int(text.split()[1])
-
-
 def peak_memory(loss: Loss, batch: tuple[Tensor, ...], device: str) -> int:
     """Bytes that one pass takes beside the batch, the gradient included."""
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        forward_backward(loss, batch, device)
-        return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier passes freed goes back to Linux
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
-    before = resident("VmRSS")
-    forward_backward(loss, batch, device)
-    return max(resident("VmHWM") - before, 0)
+    return peak_bytes(lambda: forward_backward(loss, batch, device), device)
 
 
 def measure(shape: Shape, dtype: str, device: str, rounds: int, most_seconds: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+from memory import forget_peak, resident
 
 from speechkit.data import ArchiveBatchSampler, ArchivedCuts, BucketBatchSampler, read_cuts
 from speechkit.data.archive import INDEX_DTYPE
@@ -55,8 +56,8 @@ def write_manifest(folder: Path, num_rows: int) -> None:
 
 def measure(kind: str, folder: Path) -> dict[str, Any]:
     """One run, in this process: opening, the first batch, an epoch's plan, a resume in its middle; megabytes."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    before = _peak_mb()
+    forget_peak()
+    before = resident("VmHWM")
     start = time.perf_counter()
     sampler: ArchiveBatchSampler | BucketBatchSampler
     if kind == "archive":
@@ -78,15 +79,10 @@ def measure(kind: str, folder: Path) -> dict[str, Any]:
         "first_batch_s": first - opened,
         "epoch_s": whole - first,
         "resume_s": time.perf_counter() - whole,
-        "before_mb": before,
-        "peak_mb": _peak_mb(),
+        "before_mb": before / 2**20,
+        "peak_mb": resident("VmHWM") / 2**20,
         "batches": len(sampler),
     }
-
-
-def _peak_mb() -> float:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def measure_apart(kind: str, num_rows: int) -> dict[str, Any]:

@@ -8,8 +8,6 @@ own, gradients included, parameters not. Ratios last, seconds do not. Without a 
 """
 
 import argparse
-import ctypes
-import gc
 import importlib.metadata
 import json
 import os
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import peak_bytes
 from torch import Tensor, nn
 
 from speechkit.codebooks import GumbelCodebook, diversity_loss
@@ -170,27 +169,11 @@ def timed(step: Step, device: str) -> float:
     return time.perf_counter() - start
 
 
-def resident(line: str) -> int:
-    """Bytes that Linux has in memory for this process, now ("VmRSS") or at most ("VmHWM")."""
-    text = next(row for row in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line in row)
-    return 1024 * int(text.split()[1])
-
-
 def peak_memory(peer: str, arguments: tuple[str, int, float, str, str]) -> int:
     """Bytes that one step takes beside parameters and batch; to be called in a fresh process."""
     timed(make_step(peer, "small", 1, 0.5, *arguments[3:]), arguments[3])  # loads what is loaded once
     step = make_step(peer, *arguments)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what building and warming up freed goes back to Linux
-    if arguments[3] == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        timed(step, "cuda")
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
-    before = resident("VmRSS")
-    timed(step, "cpu")
-    return resident("VmHWM") - before
+    return peak_bytes(lambda: timed(step, arguments[3]), arguments[3])
 
 
 def measure(arguments: tuple[str, int, float, str, str], rounds: int, threads: int) -> dict[str, Any]:
