@@ -2,6 +2,6 @@
 
 from speechkit.codebooks.gumbel import GumbelCodebook
 from speechkit.codebooks.kmeans import KMeansCodebook
-from speechkit.codebooks.quantized import Quantized, diversity_loss, perplexity
+from speechkit.codebooks.quantized import Quantized, diversity_loss, joined_codes, perplexity
 
-__all__ = ["GumbelCodebook", "KMeansCodebook", "Quantized", "diversity_loss", "perplexity"]
+__all__ = ["GumbelCodebook", "KMeansCodebook", "Quantized", "diversity_loss", "joined_codes", "perplexity"]

@@ -15,6 +15,12 @@ class Quantized(NamedTuple):
     loss: Tensor  # (...,) what the codebook itself adds to the training's loss
 
 
+def joined_codes(codes: Tensor, num_codes: int) -> Tensor:
+    """One integer for the codes of all groups: (..., G) in [0, num_codes) -> (...); equal where all of them are."""
+    place_values = num_codes ** torch.arange(codes.shape[-1], device=codes.device)
+    return (codes * place_values).sum(dim=-1)
+
+
 def perplexity(usage: Tensor) -> Tensor:
     """exp of the entropy of each group's codes, from 1 (collapsed) to V (all used alike): (..., G, V) -> (..., G).
 

@@ -1,6 +1,7 @@
 """wav2vec 2.0: an encoder guesses the quantized latents of masked spans (Baevski et al. 2020, arXiv 2006.11477)."""
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 import lightning
@@ -10,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechkit.bundle import Bundle, load_bundle
-from speechkit.codebooks import diversity_loss, perplexity
+from speechkit.codebooks import diversity_loss, joined_codes, perplexity
 from speechkit.data import SpeechBatch
 from speechkit.heads import MaskedPredictionHead
-from speechkit.losses import span_mask
+from speechkit.losses import InfoNCE, Negatives, draw_negatives_per_anchor, infonce, span_mask
 from speechkit.masking import length_mask
 from speechkit.parts import describe
 from speechkit.tasks.optimization import adamw_warmup_cosine
@@ -22,19 +23,10 @@ from speechkit.tasks.recognition import check_dimensions, load_pretrained_encode
 _log = logging.getLogger(__name__)
 
 
-class MaskedContrast(NamedTuple):
-    """Of each utterance, the means over its masked frames."""
-
-    loss: Tensor  # (B,) nats
-    accuracy: Tensor  # (B,) share of frames whose own latent scores above all others; 0 where none has another code
-    score_gap: Tensor  # (B,) the own latent's cosine similarity less the mean of the others'
-    predictions: Tensor  # (B,) how many masked frames there were; 0 where fewer than two
-
-
 class MaskedPretraining(NamedTuple):
     """What a forward pass gives: of each utterance, and of the batch's use of the codebook."""
 
-    contrast: MaskedContrast
+    contrast: InfoNCE
     penalty: Tensor  # (B,) mean square of the latents
     codebook_loss: Tensor  # (B,) mean over masked frames
     usage: Tensor  # (G, V) shares of the codes that were chosen in the masked frames of the (joined) batch
@@ -114,8 +106,13 @@ class MaskedContrastivePretraining(lightning.LightningModule):
             _load_head(start_from, self.head)
         self._warned_short: set[str] = set()
 
+    @property
+    def loss_of_guessing(self) -> float:
+        """Of an encoder whose contexts score all candidates alike."""
+        return math.log(1 + self.num_negatives)
+
     def forward(
-        self, waveform: Tensor, lengths: Tensor, mask: Tensor | None = None, negatives: Tensor | None = None
+        self, waveform: Tensor, lengths: Tensor, mask: Tensor | None = None, negatives: Negatives | None = None
     ) -> MaskedPretraining:
         """Losses of a batch.
 
@@ -123,8 +120,8 @@ class MaskedContrastivePretraining(lightning.LightningModule):
             waveform: (B, N) in [-1, 1].
             lengths: (B,) in samples.
             mask: (B, T') True where latents are masked; drawn if none.
-            negatives: (B, M, num_negatives) where M is the largest number of masked frames: for each masked frame,
-                which masked frames of its utterance it is told from, counted from the first; drawn if none.
+            negatives: of each masked frame, which masked frames of its utterance it is told from, counted from the
+                first; drawn if none. One with the positive's codes is the positive itself, and is left out.
         """
         latents, frames = self.encoder.latents(*self.front_end(waveform, lengths))
         if latents.requires_grad:
@@ -137,14 +134,19 @@ class MaskedContrastivePretraining(lightning.LightningModule):
         counts = mask.sum(dim=1)
         where = _masked_frames(mask)
         if negatives is None:
-            negatives = draw_masked_negatives(counts, where.shape[1], self.num_negatives)
+            negatives = draw_negatives_per_anchor(counts, self.num_negatives)
         with torch.autocast(waveform.device.type, enabled=False):
             masked_latents = self.encoder.latent_norm(_pick(latents, where).float())
             predictions, targets, quantized = self.head(
                 _pick(context, where).float(), masked_latents, step=self.global_step
             )
-            contrast = masked_contrast(
-                predictions, targets, quantized.codes, counts, negatives, temperature=self.temperature
+            contrast = infonce(
+                predictions,
+                targets,
+                counts,
+                negatives,
+                temperature=self.temperature,
+                codes=joined_codes(quantized.codes, self.head.codebook.num_codes),
             )
             penalty = _mean_of_frames(latents.float().square().mean(dim=-1), frames)
             usage, soft_usage = self._usage(quantized.codes, quantized.probabilities, counts)
@@ -227,49 +229,6 @@ class MaskedContrastivePretraining(lightning.LightningModule):
                     name,
                     len(self._warned_short),
                 )
-
-
-def masked_contrast(
-    predictions: Tensor, targets: Tensor, codes: Tensor, counts: Tensor, negatives: Tensor, *, temperature: float
-) -> MaskedContrast:
-    """InfoNCE of each masked frame's target among itself and its negatives, by cosine similarity.
-
-    A negative with the positive's codes is the positive itself, and is left out of the sum. All pairs of an utterance
-    are scored by one matrix product; the negatives are columns of it, so no vector is copied.
-
-    Args:
-        predictions: (B, M, D) of masked frames.
-        targets: (B, M, D).
-        codes: (B, M, G) of the targets.
-        counts: (B,) masked frames of each utterance; what lies beyond them is not looked at.
-        negatives: (B, M, N) in [0, count).
-        temperature: divides the similarities.
-    """
-    scores = F.normalize(predictions, dim=-1) @ F.normalize(targets, dim=-1).transpose(1, 2)  # (B, M, M)
-    same = torch.ones_like(scores, dtype=torch.bool)
-    for group in codes.unbind(dim=-1):
-        same &= group[:, :, None] == group[:, None, :]
-    positive = scores.diagonal(dim1=1, dim2=2)
-    others = scores.masked_fill(same, -torch.inf).gather(2, negatives)  # (B, M, N)
-    candidates = torch.cat([positive[:, :, None], others], dim=-1) / temperature
-    loss = torch.logsumexp(candidates, dim=-1) - candidates[..., 0]
-    is_other = others > -torch.inf
-    num_others = is_other.sum(dim=-1)
-    hit = (others.amax(dim=-1) < positive) & (num_others > 0)
-    mean_of_others = others.masked_fill(~is_other, 0.0).sum(dim=-1) / num_others.clamp(min=1)
-    gap = (positive - mean_of_others) * (num_others > 0)
-    counts = counts * (counts > 1)
-    accuracy, gap = (_mean_of_frames(value.detach().to(loss.dtype), counts) for value in (hit, gap))
-    return MaskedContrast(_mean_of_frames(loss, counts), accuracy, gap, counts)
-
-
-def draw_masked_negatives(counts: Tensor, num_masked: int, num_negatives: int) -> Tensor:
-    """Other masked frames of the same utterance, uniformly with replacement: (B,) counts -> (B, num_masked, N)."""
-    own = torch.arange(num_masked, device=counts.device)[:, None]
-    fraction = torch.rand(len(counts), num_masked, num_negatives, device=counts.device)
-    others = (counts - 1).clamp(min=1)[:, None, None]
-    draw = (fraction * others).long().minimum(others - 1)
-    return (draw + (draw >= own)).clamp(max=max(0, num_masked - 1))
 
 
 def _masked_frames(mask: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Contrastive predictive coding: an encoder learns from audio alone (van den Oord et al. 2018, arXiv 1807.03748)."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,6 +107,12 @@ class ContrastivePretraining(lightning.LightningModule):
         self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
         self._warned_skipped: set[str] = set()
 
+    @property
+    def loss_of_guessing(self) -> float:
+        """Of an encoder whose predictions score all candidates alike, where that score is 0."""
+        candidates = 1 + self.num_negatives
+        return math.log(candidates) if self.objective == "infonce" else candidates * math.log(2)
+
     def forward(
         self,
         waveform: Tensor,
@@ -169,12 +176,17 @@ class ContrastivePretraining(lightning.LightningModule):
         skipped = (result.predictions == 0) & (batch.weights > 0)
         self._name_skipped(batch, skipped)
         loss = batch.loss_scale * (batch.weights * result.loss).sum()
-        means = {"train_loss": result.loss.detach(), "train_accuracy": result.accuracy}
+        means = {
+            "train_loss": result.loss.detach(),
+            "train_accuracy": result.accuracy,
+            "train_score_gap": result.score_gap,
+        }
         if isinstance(result, InfoNCE):
             means["train_bound"] = result.bound
         for name, value in means.items():
             mean = batch.loss_scale * (batch.weights * value).sum()
-            self.log(name, mean, prog_bar=name != "train_bound", batch_size=len(batch.ids), sync_dist=True)
+            in_bar = name in ("train_loss", "train_accuracy")
+            self.log(name, mean, prog_bar=in_bar, batch_size=len(batch.ids), sync_dist=True)
         self.log("train_skipped", skipped.sum().float(), batch_size=1, sync_dist=True, reduce_fx="sum")
         return loss
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechkit.codebooks import GumbelCodebook, KMeansCodebook, diversity_loss, perplexity
+from speechkit.codebooks import GumbelCodebook, KMeansCodebook, diversity_loss, joined_codes, perplexity
 
 BOTH = pytest.mark.parametrize("cls", [GumbelCodebook, KMeansCodebook])
 
@@ -64,6 +64,11 @@ def test_kmeans_takes_the_nearest_and_moves_both_sides() -> None:
     torch.testing.assert_close(to_words, torch.autograd.grad(nearest, codebook.codewords, retain_graph=True)[0])
     expected = 0.5 * torch.autograd.grad(nearest, codebook.projection.weight)[0]
     torch.testing.assert_close(to_latents, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_joined_codes_are_one_number_for_each_choice() -> None:
+    codes = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.arange(4))
+    assert joined_codes(codes, 4).sort().values.tolist() == list(range(64))
 
 
 def test_perplexity_counts_the_codes_in_use() -> None:
