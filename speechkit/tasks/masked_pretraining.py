@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import lightning
@@ -17,6 +18,7 @@ from speechkit.heads import MaskedPredictionHead
 from speechkit.losses import InfoNCE, Negatives, draw_negatives_per_anchor, infonce, span_mask
 from speechkit.masking import length_mask
 from speechkit.parts import describe
+from speechkit.seeding import seeds_for
 from speechkit.tasks.optimization import adamw_warmup_cosine
 from speechkit.tasks.recognition import check_dimensions, load_pretrained_encoder
 
@@ -112,7 +114,13 @@ class MaskedContrastivePretraining(lightning.LightningModule):
         return math.log(1 + self.num_negatives)
 
     def forward(
-        self, waveform: Tensor, lengths: Tensor, mask: Tensor | None = None, negatives: Negatives | None = None
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        mask: Tensor | None = None,
+        negatives: Negatives | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
     ) -> MaskedPretraining:
         """Losses of a batch.
 
@@ -122,23 +130,28 @@ class MaskedContrastivePretraining(lightning.LightningModule):
             mask: (B, T') True where latents are masked; drawn if none.
             negatives: of each masked frame, which masked frames of its utterance it is told from, counted from the
                 first; drawn if none. One with the positive's codes is the positive itself, and is left out.
+            seeds: B of them, for the draws of mask, negatives and codes; none draws from torch's generator.
         """
         latents, frames = self.encoder.latents(*self.front_end(waveform, lengths))
         if latents.requires_grad:
             latents.register_hook(lambda gradient: self.latent_gradient_scale * gradient)
         if mask is None:
             mask = span_mask(
-                frames, latents.shape[1], start_probability=self.start_probability, span_length=self.span_length
+                frames,
+                latents.shape[1],
+                start_probability=self.start_probability,
+                span_length=self.span_length,
+                seeds=seeds_for("mask", seeds),
             )
         context, _ = self.encoder.context(latents, frames, mask)
         counts = mask.sum(dim=1)
         where = _masked_frames(mask)
         if negatives is None:
-            negatives = draw_negatives_per_anchor(counts, self.num_negatives)
+            negatives = draw_negatives_per_anchor(counts, self.num_negatives, seeds=seeds)
         with torch.autocast(waveform.device.type, enabled=False):
             masked_latents = self.encoder.latent_norm(_pick(latents, where).float())
             predictions, targets, quantized = self.head(
-                _pick(context, where).float(), masked_latents, step=self.global_step
+                _pick(context, where).float(), masked_latents, step=self.global_step, seeds=seeds_for("codes", seeds)
             )
             contrast = infonce(
                 predictions,
@@ -154,7 +167,7 @@ class MaskedContrastivePretraining(lightning.LightningModule):
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         """The means over the joined batch of each utterance's losses, plus the joined batch's diversity loss."""
-        result = self(batch.waveform, batch.lengths)
+        result = self(batch.waveform, batch.lengths, seeds=batch.seeds)
         contrast = result.contrast
         self._name_short(batch, contrast.predictions)
         each = contrast.loss + self.penalty_weight * result.penalty + result.codebook_loss
@@ -182,9 +195,7 @@ class MaskedContrastivePretraining(lightning.LightningModule):
         self._sums = torch.zeros(3, device=self.device)  # loss, accuracy, utterances
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(batch_idx)  # the same masks and negatives at every validation
-            contrast = self(batch.waveform, batch.lengths).contrast
+        contrast = self(batch.waveform, batch.lengths, seeds=batch.seeds).contrast
         weights = batch.weights * (contrast.predictions > 0)
         self._sums += torch.stack([(weights * contrast.loss).sum(), (weights * contrast.accuracy).sum(), weights.sum()])
 

@@ -23,7 +23,7 @@ from speechkit.features import MFB, FrontEnd, UtteranceCMVN
 from speechkit.losses import InfoNCE
 from speechkit.tasks import ContrastivePretraining
 
-JOB = Path(__file__).with_name("cpc_job.py")
+JOB = Path(__file__).with_name("ranks_job.py")
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,10 @@ def test_two_processes_have_losses_and_gradients_of_one(of_processes: dict[int, 
 
 
 @pytest.mark.slow
-def test_one_two_and_four_processes_have_the_same_first_twenty_losses(of_processes: dict[int, Any]) -> None:
+@pytest.mark.parametrize("name", ["cpc", "gumbel", "kmeans"])
+def test_one_two_and_four_processes_have_the_same_first_twenty_losses(of_processes: dict[int, Any], name: str) -> None:
     """No batch has four utterances: with four processes, one of them at least has nothing to do."""
-    one, two, four = (of_processes[count]["twenty"]["losses"] for count in (1, 2, 4))
+    one, two, four = (of_processes[count][name]["losses"] for count in (1, 2, 4))
     assert len(set(one)) == 20
     assert two == pytest.approx(one, abs=1e-5)
     assert four == pytest.approx(one, abs=1e-5)
