@@ -152,7 +152,7 @@ def make_step(peer: str, size: str, batch: int, seconds: float, device: str, dty
             result = task(waveform, lengths, mask, Negatives(None, places))
         count = counts.sum()
         return (result.contrast.loss * result.contrast.predictions).sum() + 0.1 * count * diversity_loss(
-            result.soft_usage
+            result.codes.soft_usage
         )
 
     return step

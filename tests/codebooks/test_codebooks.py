@@ -1,10 +1,10 @@
-"""Codebooks: what is chosen, where gradients go, and measures of use."""
+"""Codebooks: what is chosen, by which draws, and where gradients go."""
 
 import pytest
 import torch
 from torch import nn
 
-from speechkit.codebooks import GumbelCodebook, KMeansCodebook, diversity_loss, joined_codes, perplexity
+from speechkit.codebooks import GumbelCodebook, KMeansCodebook, joined_codes
 
 BOTH = pytest.mark.parametrize("cls", [GumbelCodebook, KMeansCodebook])
 
@@ -104,12 +104,6 @@ def test_kmeans_takes_the_nearest_and_moves_both_sides() -> None:
 def test_joined_codes_are_one_number_for_each_choice() -> None:
     codes = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.arange(4))
     assert joined_codes(codes, 4).sort().values.tolist() == list(range(64))
-
-
-def test_perplexity_counts_the_codes_in_use() -> None:
-    usage = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(perplexity(usage), torch.tensor([4.0, 2.0, 1.0]), atol=1e-5, rtol=0)
-    assert diversity_loss(usage).item() == pytest.approx(1 - 7 / 12)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,9 @@ def test_losses_and_gradients(pair: tuple[Any, MaskedContrastivePretraining]) ->
     ours = task(waveform, torch.tensor([4000, 4000]), mask, places)
     total = (ours.contrast.loss * ours.contrast.predictions).sum()
     torch.testing.assert_close(total, theirs.contrastive_loss, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(mask.sum() * diversity_loss(ours.usage), theirs.diversity_loss, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        mask.sum() * diversity_loss(ours.codes.usage), theirs.diversity_loss, atol=1e-4, rtol=1e-5
+    )
     total.backward()
     theirs.contrastive_loss.backward()
     for own, other in (
@@ -131,7 +133,7 @@ def test_diversity_loss_of_training(pair: tuple[Any, MaskedContrastivePretrainin
     model, task = pair
     waveform, mask, places, in_batch = masked_batch()
     theirs = model.train()(waveform, mask_time_indices=mask, sampled_negative_indices=in_batch).diversity_loss
-    ours = diversity_loss(task.train()(waveform, torch.tensor([4000, 4000]), mask, places).soft_usage)
+    ours = diversity_loss(task.train()(waveform, torch.tensor([4000, 4000]), mask, places).codes.soft_usage)
     torch.testing.assert_close(mask.sum() * ours, theirs, atol=1e-4, rtol=1e-5)
     (codebook,) = torch.autograd.grad(ours, task.head.codebook.projection.weight)
     (quantizer,) = torch.autograd.grad(theirs / mask.sum(), model.quantizer.weight_proj.weight)
