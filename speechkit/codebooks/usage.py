@@ -15,7 +15,7 @@ class CodeUse(NamedTuple):
     """What a batch's frames do with a codebook."""
 
     loss: Tensor  # (B,) the codebook's own, mean over an utterance's frames
-    usage: Tensor  # (G, V) shares of the codes that were chosen
+    usage: Tensor  # (G, V) shares of the codes that were chosen, without gradient
     soft_usage: Tensor  # (G, V) the same of their probabilities, with gradient
 
 
@@ -37,7 +37,7 @@ def code_use(quantized: Quantized, lengths: Tensor, *, joined: bool) -> CodeUse:
 
         sums, count = all_reduce(sums), all_reduce(count)
     usage, soft_usage = sums / count.clamp(min=1)
-    return CodeUse(mean_over_frames(quantized.loss, lengths), usage, soft_usage)
+    return CodeUse(mean_over_frames(quantized.loss, lengths), usage.detach(), soft_usage)
 
 
 def perplexity(usage: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from speechkit.bundle import Bundle
-from speechkit.codebooks import CodeUse
+from speechkit.codebooks import CodeUse, code_use
 from speechkit.data import SpeechBatch
 from speechkit.heads import StepPredictors, TransformerPredictors
 from speechkit.losses import NCE, InfoNCE, contrastive_nce, draw_negatives, infonce, join_ranks, speaker_codes
 from speechkit.losses.contrast import SCORES
 from speechkit.losses.negatives import SOURCES
+from speechkit.seeding import seeds_for
 from speechkit.tasks.pretraining import Pretraining
 
 OBJECTIVES = {"infonce": infonce, "nce": contrastive_nce}
@@ -34,9 +35,13 @@ class ContrastivePretraining(Pretraining):
     is that of one process with the joined batch. An utterance without a prediction (too short, or no other utterance
     to take negatives from) counts as 0, is counted in `train_skipped` and named once in the log.
 
+    With a `QuantizedEncoder` this is vq-wav2vec (Baevski et al. 2020, arXiv 1910.05453): the context reads and predicts
+    code words, and the codebook adds a loss of its own and one for codes that are not used.
+
     Args:
         front_end: waveform -> features.
-        encoder: one with `latents` and a causal `context`, such as `ConvGRUEncoder` or `Wav2VecEncoder`.
+        encoder: one with `latents` and a causal `context`: `ConvGRUEncoder`, `Wav2VecEncoder`, or a `QuantizedEncoder`
+            around one of them.
         num_steps: K, how far ahead.
         predictor: "linear", or "transformer": a causal layer for each step, which trains more stably and transfers
             better (Riviere et al. 2020, arXiv 2002.02848).
@@ -51,6 +56,7 @@ class ContrastivePretraining(Pretraining):
         clean_targets: in training, predict latents of the features as they were before callbacks such as SpecAugment
             and FrequencyWarp changed them, so that what they change (the voice, say) is of no use to the context
             (Kharitonov et al. 2021, arXiv 2007.00991, section 3). Costs a second pass of front end and convolutions.
+        diversity_weight: of the share of codes that are not used, with a `QuantizedEncoder`.
         learning_rate: peak of AdamW's rate.
         weight_decay: on matrices.
         warmup_fraction: share of the training in which the rate rises.
@@ -75,6 +81,7 @@ class ContrastivePretraining(Pretraining):
         temperature: float = 0.1,
         negatives_at_a_time: int = 128,
         clean_targets: bool = False,
+        diversity_weight: float = 0.1,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
@@ -107,7 +114,7 @@ class ContrastivePretraining(Pretraining):
         self.predictor, self.objective = predictor, objective
         self.num_negatives, self.negatives, self.hard_pool_factor = num_negatives, negatives, hard_pool_factor
         self.score, self.temperature, self.negatives_at_a_time = score, temperature, negatives_at_a_time
-        self.clean_targets = clean_targets
+        self.clean_targets, self.diversity_weight = clean_targets, diversity_weight
 
     @property
     def loss_of_guessing(self) -> float:
@@ -132,13 +139,24 @@ class ContrastivePretraining(Pretraining):
             seeds: B of them, for the draw of negatives; none draws from torch's generator.
         """
         latents, frames = self.encoder.latents(*self.front_end(waveform, lengths))
+        latents, codes = self._quantize(latents, frames, seeds)
         context, _ = self.encoder.context(latents, frames)
         targets = latents
         if self.clean_targets and self.training:  # `forward` itself: the seam's hooks do not see this call
             targets, _ = self.encoder.latents(*self.front_end.forward(waveform, lengths))
+            targets, clean_codes = self._quantize(targets, frames, seeds)
+            if codes is not None and clean_codes is not None:
+                codes = CodeUse(*((seen + clean) / 2 for seen, clean in zip(codes, clean_codes, strict=True)))
         with torch.autocast(waveform.device.type, enabled=False):
             contrast = self._contrast(self.head(context.float()), targets.float(), frames, speakers, seeds)
-        return Contrast(contrast, None)
+        return Contrast(contrast, codes)
+
+    def _quantize(self, latents: Tensor, frames: Tensor, seeds: Sequence[int] | None) -> tuple[Tensor, CodeUse | None]:
+        """What the context reads: code words of a `QuantizedEncoder`, latents (B, T', D) of any other."""
+        if not hasattr(self.encoder, "quantize"):
+            return latents, None
+        quantized = self.encoder.quantize(latents, frames, step=self.global_step, seeds=seeds_for("codes", seeds))
+        return quantized.vectors, code_use(quantized, frames, joined=self.training)
 
     def _contrast(
         self, predictions: Tensor, latents: Tensor, frames: Tensor, speakers: Tensor | None, seeds: Sequence[int] | None
@@ -181,7 +199,7 @@ class ContrastivePretraining(Pretraining):
         )
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
-        """The mean over the joined batch of each utterance's loss."""
+        """The mean over the joined batch of each utterance's loss, with what a codebook adds."""
         return self.step_loss(batch, *self.compare(batch))
 
     def bundle(self, card: str = "") -> Bundle:

@@ -12,7 +12,7 @@ import torch
 from speechkit.callbacks import DataParallel, StepSeed
 from speechkit.codebooks import GumbelCodebook, KMeansCodebook
 from speechkit.data.datamodule import SpeechDataModule
-from speechkit.encoders import ConvGRUEncoder, Wav2Vec2Encoder
+from speechkit.encoders import ConvGRUEncoder, QuantizedEncoder, Wav2Vec2Encoder
 from speechkit.features import MFB, FrontEnd, UtteranceCMVN
 from speechkit.tasks import ContrastivePretraining, MaskedContrastivePretraining
 
@@ -22,7 +22,7 @@ FIXED = {  # an epoch at the rate 0, with batch norm: gradients and validation
     "hard": {"negatives": "hard", "hard_pool_factor": 3, "negatives_at_a_time": 16},
 }
 CODEBOOKS = {"gumbel": GumbelCodebook, "kmeans": KMeansCodebook}
-TWENTY = ("cpc", *CODEBOOKS)  # twenty steps of CPC, and of wav2vec 2.0 with each codebook
+TWENTY = ("cpc", *CODEBOOKS, "vq")  # twenty steps of CPC, of wav2vec 2.0 with each codebook, and of vq-wav2vec
 RUNS = {1: [*FIXED, *TWENTY], 2: [*FIXED, *TWENTY], 4: TWENTY}  # number of processes -> what they train
 
 
@@ -54,18 +54,18 @@ def make_task(name: str) -> lightning.LightningModule:
             front_end=front_end, encoder=encoder, codebook=codebook, prediction_dim=16, num_negatives=20,
             span_length=4, learning_rate=3e-3, weight_decay=0.0,
         )  # fmt: skip
+    norm = "batch" if name in FIXED else "channel"
+    gru = ConvGRUEncoder(input_dim=20, channels=16, hidden_size=16, num_layers=1, dropout=0.0, norm=norm)
+    codebook = GumbelCodebook(input_dim=16, num_codes=8, output_dim=16)
     return ContrastivePretraining(
         front_end=front_end,
-        encoder=ConvGRUEncoder(
-            input_dim=20, channels=16, hidden_size=16, num_layers=1, dropout=0.0,
-            norm="batch" if name in FIXED else "channel",
-        ),
+        encoder=QuantizedEncoder(encoder=gru, codebook=codebook) if name == "vq" else gru,
         num_steps=3,
         num_negatives=20,
         learning_rate=0.0 if name in FIXED else 3e-3,
         weight_decay=0.0,
         **FIXED.get(name, {"negatives": "mixed"}),
-    )  # fmt: skip
+    )
 
 
 def train(manifest: str, name: str, num_processes: int) -> dict[str, Any]:

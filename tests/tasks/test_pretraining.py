@@ -51,7 +51,7 @@ def test_two_processes_have_losses_and_gradients_of_one(of_processes: dict[int, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cpc", "gumbel", "kmeans"])
+@pytest.mark.parametrize("name", ["cpc", "gumbel", "kmeans", "vq"])
 def test_one_two_and_four_processes_have_the_same_first_twenty_losses(of_processes: dict[int, Any], name: str) -> None:
     """No batch has four utterances: with four processes, one of them at least has nothing to do."""
     one, two, four = (of_processes[count][name]["losses"] for count in (1, 2, 4))
