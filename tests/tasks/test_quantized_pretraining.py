@@ -137,7 +137,7 @@ def test_seeds_decide_the_codes() -> None:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*smaller than the logging interval")
 @BOTH
 def test_learns_and_keeps_its_codes_in_use(name: str) -> None:
-    """`CollapseGuard` sees its perplexity and lets it go on."""
+    """Without the diversity loss, perplexities end below 11.1 of 16 here. `CollapseGuard` sees them."""
     guard = CollapseGuard(first_step=10)
     logged: list[dict[str, float]] = []
 
@@ -155,14 +155,14 @@ def test_learns_and_keeps_its_codes_in_use(name: str) -> None:
         enable_model_summary=False,
     )
     batches = [make_batch(seed) for seed in range(4)]
-    trainer.fit(make_task(name), *(DataLoader(batches, batch_size=None) for _ in range(2)))
+    trainer.fit(make_task(name, diversity_weight=1.0), *(DataLoader(batches, batch_size=None) for _ in range(2)))
     first, last = (
         {key: sum(step[key] for step in part) / len(part) for key in part[0]} for part in (logged[:4], logged[-4:])
     )
     assert last["train_loss"] < 0.85 * first["train_loss"]
     assert last["train_score_gap"] > first["train_score_gap"]
     for group in range(2):
-        assert last[f"train_perplexity_{group}"] > 4
+        assert last[f"train_perplexity_{group}"] > 12
         assert f"train_perplexity_{group}" in guard.readings
 
 
