@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from speechkit.codebooks import GumbelCodebook, diversity_loss
 from speechkit.encoders import Wav2Vec2Encoder
 from speechkit.features import FrontEnd, Waveform
-from speechkit.losses import span_mask
+from speechkit.losses import Negatives, draw_negatives_per_anchor, span_mask
 from speechkit.tasks import MaskedContrastivePretraining
-from speechkit.tasks.masked_pretraining import draw_masked_negatives
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 DEVICES = {"cpu": ("fp32",), "cuda": ("fp32", "bf16")}
@@ -126,7 +125,7 @@ def make_step(peer: str, size: str, batch: int, seconds: float, device: str, dty
     frames = ours.encoder.output_lengths(lengths)
     mask = span_mask(frames, int(frames[0]), start_probability=0.065, span_length=10)
     counts = mask.sum(dim=1)
-    places = draw_masked_negatives(counts, int(counts.max()), NUM_NEGATIVES)
+    places = draw_negatives_per_anchor(counts, NUM_NEGATIVES).frame
     in_batch = torch.zeros(*mask.shape, NUM_NEGATIVES, dtype=torch.long)
     for row in range(batch):
         masked = mask[row].nonzero()[:, 0]
@@ -149,10 +148,10 @@ def make_step(peer: str, size: str, batch: int, seconds: float, device: str, dty
     def step() -> Tensor:
         task.zero_grad()
         with autocast:
-            result = task(waveform, lengths, mask, places)
+            result = task(waveform, lengths, mask, Negatives(None, places))
         count = counts.sum()
         return (result.contrast.loss * result.contrast.predictions).sum() + 0.1 * count * diversity_loss(
-            result.soft_usage
+            result.codes.soft_usage
         )
 
     return step

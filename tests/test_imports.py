@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a part may import itself and what is in a layer before its own
-    ("masking", "parts"),
+    ("masking", "parts", "seeding"),
     ("audio", "text", "quantization"),
     ("data", "features"),
-    ("encoders", "codebooks"),
+    ("codebooks",),
+    ("encoders",),
     ("heads",),
     ("losses", "decoding"),
     ("bundle",),

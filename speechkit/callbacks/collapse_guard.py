@@ -1,15 +1,15 @@
 """Watches a training for collapse, and ends it (or slows it down) with a diagnosis in words.
 
-What is measured, every so many steps, on the encoder's latents and context as they pass the seams `encoder` and `head`:
+What is measured, every so many steps, on the encoder's latents and context as they pass the seam `encoder`:
 
 | log | what | healthy | collapsed |
 |---|---|---|---|
 | `latent_std`, `context_std` | deviation of L2-normalised frames times the root of D | near 1 | 0: all alike |
 | `latent_rank`, `context_rank` | effective rank of frames | tens | 1 to 2: on a line |
-| `score_gap` | cosine of predictions to their latents, less that to other latents | above 0 | 0 |
 | `gradient_norm` | over all parameters, before clipping | any | 0 or not finite |
 
-Besides: the loss, and whatever the task itself logs with "perplexity" in its name.
+Besides, of what the task itself logs: `train_loss` if it knows its `loss_of_guessing`, `train_score_gap` (of the scores
+of true latents to those of others), and whatever has "perplexity" in its name.
 """
 
 import logging
@@ -21,13 +21,13 @@ import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from speechkit.masking import length_mask
 
 ACTIONS = ("stop", "lower_rate")
 _SAMPLED_FRAMES = 512
 _WORSE_THAN_GUESSING = 1.5
+_GAP_TO_LOSE = 0.05  # below it, a gap is noise, as it is while a long warm-up lasts
 
 _log = logging.getLogger(__name__)
 
@@ -85,30 +85,6 @@ def effective_rank(frames: Tensor) -> Tensor:
     return torch.special.entr(shares).sum().exp()
 
 
-def score_gap(predictions: Tensor, latents: Tensor, lengths: Tensor) -> Tensor:
-    """Mean cosine of predictions to the latents that they are of, less that to the latents half an utterance away.
-
-    Args:
-        predictions: (B, T, K, D); [:, t, k - 1] is of frame t + k.
-        latents: (B, T, D).
-        lengths: (B,).
-
-    Returns:
-        Scalar, NaN where no utterance is longer than K.
-    """
-    num_steps = predictions.shape[2]
-    predictions, latents = F.normalize(predictions, dim=-1), F.normalize(latents, dim=-1)
-    frame = torch.arange(latents.shape[1], device=lengths.device)
-    gaps = []
-    for step in range(1, num_steps + 1):
-        other = (frame + step + lengths[:, None] // 2) % lengths[:, None].clamp(min=1)
-        negatives = latents.gather(1, other[:, :, None].expand_as(latents))[:, : latents.shape[1] - step]
-        ahead = predictions[:, : latents.shape[1] - step, step - 1]
-        gap = (ahead * (latents[:, step:] - negatives)).sum(dim=-1)
-        gaps.append(gap[length_mask(lengths - step, gap.shape[1])])
-    return torch.cat(gaps).mean()
-
-
 class CollapseGuard(lightning.Callback):
     """Measures, logs, and acts on what it sees.
 
@@ -161,7 +137,7 @@ class CollapseGuard(lightning.Callback):
         self._counts: dict[str, int] = {}  # sign -> measurements in a row
         self._largest_gap = 0.0
         self._times_lowered = 0
-        self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # "latent", "context", "prediction" -> frames, lengths
+        self._seen: dict[str, tuple[Tensor, Tensor]] = {}  # "latent", "context" -> frames, lengths
         self._gradient_norm = torch.zeros(())
         self._watching = self._stepped = False
         self._undo: list[Callable[[], Any]] = []
@@ -182,11 +158,8 @@ class CollapseGuard(lightning.Callback):
         if stage != "fit":
             return
         encoder: Any = pl_module.encoder
-        handles: list[RemovableHandle] = [encoder.register_forward_hook(self._on_encoder)]
-        head = getattr(pl_module, "head", None)
-        if isinstance(head, nn.Module):
-            handles.append(head.register_forward_hook(self._on_head))
-        self._undo = [handle.remove for handle in handles]
+        handle = encoder.register_forward_hook(self._on_encoder)
+        self._undo = [handle.remove]
         for name, kind in (("latents", "latent"), ("context", "context")):
             if hasattr(encoder, name):  # torch has hooks for calls of a module, and none for its other methods
                 setattr(encoder, name, self._recording(getattr(encoder, name), kind))
@@ -221,15 +194,11 @@ class CollapseGuard(lightning.Callback):
             self._judge(trainer, pl_module)
         self._seen = {}
         for name, value in self.readings.items():
-            if name not in ("loss", *self._logged_by_task(trainer)):
+            if name != "loss" and not _is_of_task(name):
                 pl_module.log(name, value, batch_size=1, rank_zero_only=True)
 
     def _on_encoder(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         self._record("context", module, output)
-
-    def _on_head(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and "latent" in self._seen:
-            self._record("prediction", module, (output, self._seen["latent"][1]))
 
     def _recording(self, method: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -252,23 +221,18 @@ class CollapseGuard(lightning.Callback):
                 frames = _sample(*self._seen[kind])
                 if len(frames) > 1 and bool(frames.isfinite().all()):
                     values[f"{kind}_std"], values[f"{kind}_rank"] = feature_std(frames), effective_rank(frames)
-        if "prediction" in self._seen and self._seen["prediction"][0].shape[1] == self._seen["latent"][0].shape[1]:
-            values["score_gap"] = score_gap(self._seen["prediction"][0].float(), *_float(self._seen["latent"]))
         device = pl_module.device
         joined = torch.stack([value.float().to(device) for value in values.values()])
         self.readings = dict(zip(values, trainer.strategy.reduce(joined, reduce_op="mean").tolist(), strict=True))
-        self.readings |= self._logged_by_task(trainer)
-
-    def _logged_by_task(self, trainer: lightning.Trainer) -> dict[str, float]:
         logged = trainer.callback_metrics.items()
-        return {name: float(value) for name, value in logged if "perplexity" in name and not name.startswith("val")}
+        self.readings |= {name: float(value) for name, value in logged if _is_of_task(name)}
 
     def _judge(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         step = trainer.global_step
         seen = self._signs(pl_module) if step >= self.first_step or not self._is_finite() else set()
         self._since = {sign: self._since.get(sign, step) for sign in seen}
         self._counts = {sign: self._counts.get(sign, 0) + 1 for sign in seen}
-        self._largest_gap = max(self._largest_gap, _or_zero(self.readings.get("score_gap", 0.0)))
+        self._largest_gap = max(self._largest_gap, _or_zero(self.readings.get("train_score_gap", 0.0)))
         if "not_finite" in seen:
             raise CollapseError(self._diagnosis(trainer, pl_module))
         if any(count >= self.patience for count in self._counts.values()):
@@ -283,14 +247,15 @@ class CollapseGuard(lightning.Callback):
             return {"not_finite"}
         readings = self.readings
         seen = set()
-        num_negatives = getattr(pl_module, "num_negatives", None)
-        if num_negatives and readings["loss"] > _WORSE_THAN_GUESSING * math.log(1 + num_negatives):
+        guessing = getattr(pl_module, "loss_of_guessing", math.inf)
+        if readings.get("train_loss", 0.0) > _WORSE_THAN_GUESSING * guessing:
             seen.add("worse_than_guessing")
         if any(readings.get(f"{kind}_std", math.inf) < self.min_std for kind in ("latent", "context")):
             seen.add("frames_alike")
         if any(readings.get(f"{kind}_rank", math.inf) < self.min_rank for kind in ("latent", "context")):
             seen.add("frames_on_a_line")
-        if readings.get("score_gap", math.inf) < self.min_gap_share * self._largest_gap:
+        was_above = self._largest_gap > _GAP_TO_LOSE
+        if was_above and readings.get("train_score_gap", math.inf) < self.min_gap_share * self._largest_gap:
             seen.add("no_gap")
         if readings["gradient_norm"] < self.min_gradient_norm:
             seen.add("no_gradient")
@@ -329,8 +294,9 @@ class CollapseGuard(lightning.Callback):
             _log.warning("%s The learning rate is now %g of itself.", diagnosis, self.rate_factor)
 
 
-def _float(frames: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return frames[0].float(), frames[1]
+def _is_of_task(name: str) -> bool:
+    """Whether it is a metric that the task logs and the guard reads."""
+    return name in ("train_loss", "train_score_gap") or ("perplexity" in name and not name.startswith("val"))
 
 
 def _or_zero(value: float) -> float:

@@ -7,7 +7,19 @@ import sys
 from collections.abc import Sequence
 
 import speechkit
-from speechkit.cli import configs, data, embed, evaluate, features, import_model, plot_run, probe, train, transcribe
+from speechkit.cli import (
+    configs,
+    data,
+    embed,
+    evaluate,
+    features,
+    import_model,
+    plot_codes,
+    plot_run,
+    probe,
+    train,
+    transcribe,
+)
 
 _COMMANDS = {
     "data": data,
@@ -16,6 +28,7 @@ _COMMANDS = {
     "pretrain": train,
     "finetune": train,
     "plot-run": plot_run,
+    "plot-codes": plot_codes,
     "probe": probe,
     "embed": embed,
     "evaluate": evaluate,

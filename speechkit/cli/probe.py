@@ -39,6 +39,11 @@ def add_representation(parser: argparse.ArgumentParser, choices: tuple[str, ...]
     parser.add_argument(
         "--layer", type=int, metavar="N", help="a layer of the encoder, from 0 or, if negative, the end"
     )
+    add_modules(parser)
+
+
+def add_modules(parser: argparse.ArgumentParser) -> None:
+    """Arguments of whatever loads a bundle: where its modules run, and whose classes may be built."""
     parser.add_argument("--device", default="cpu", help="(%(default)s)")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"

@@ -2,6 +2,16 @@
 
 from speechkit.codebooks.gumbel import GumbelCodebook
 from speechkit.codebooks.kmeans import KMeansCodebook
-from speechkit.codebooks.quantized import Quantized, diversity_loss, perplexity
+from speechkit.codebooks.quantized import Quantized, joined_codes
+from speechkit.codebooks.usage import CodeUse, code_use, diversity_loss, perplexity
 
-__all__ = ["GumbelCodebook", "KMeansCodebook", "Quantized", "diversity_loss", "perplexity"]
+__all__ = [
+    "CodeUse",
+    "GumbelCodebook",
+    "KMeansCodebook",
+    "Quantized",
+    "code_use",
+    "diversity_loss",
+    "joined_codes",
+    "perplexity",
+]

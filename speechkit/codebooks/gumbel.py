@@ -1,17 +1,22 @@
 """Product quantizer that chooses codes by a straight-through Gumbel softmax."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechkit.codebooks.quantized import Quantized, check_sizes, chosen_words
+from speechkit.seeding import random_uniform
+
+_SMALLEST = 2.0**-25  # half a step of the uniform numbers, so that no logarithm is infinite
 
 
 class GumbelCodebook(nn.Module):
     """In training a code is drawn, and its gradient is that of a softmax (Jang et al. 2017, arXiv 1611.01144).
 
-    In evaluation the likeliest code is taken. The product of groups and the temperature that falls with the steps are
-    those of Baevski et al. 2020 (arXiv 2006.11477).
+    In evaluation, and in training that gives no step, the likeliest code is taken. The product of groups and the
+    temperature that falls with the steps are those of Baevski et al. 2020 (arXiv 2006.11477).
 
     Args:
         input_dim: C of the latents.
@@ -57,14 +62,27 @@ class GumbelCodebook(nn.Module):
         """Of the softmax after `step` optimizer steps."""
         return max(self.last_temperature, self.first_temperature * self.temperature_factor**step)
 
-    def forward(self, x: Tensor, *, step: int = 0) -> Quantized:
-        """Latents (..., C) -> vectors (..., D), codes (..., G), probabilities (..., G, V), loss 0 (...)."""
+    def forward(self, x: Tensor, *, step: int | None = None, seeds: Sequence[int] | None = None) -> Quantized:
+        """Latents -> vectors, codes, probabilities, and loss 0.
+
+        Args:
+            x: (..., C).
+            step: optimizer steps so far, for the temperature of the draw; none draws nothing (fine-tuning).
+            seeds: B of them for x (B, T, C), so that an utterance's draw is the same on whatever rank it is; none draws
+                from torch's generator of the device.
+        """
         logits = self.projection(x).unflatten(-1, (self.num_groups, self.num_codes))
-        if self.training:
-            choice = F.gumbel_softmax(logits, tau=self.temperature(step), hard=True)
-            codes = choice.argmax(dim=-1)
-            vectors = torch.einsum("...gv,gvd->...gd", choice, self.codewords).flatten(-2)
-        else:
+        probabilities = logits.softmax(dim=-1)
+        loss = x.new_zeros(x.shape[:-1])
+        if not self.training:
             codes = logits.argmax(dim=-1)
-            vectors = chosen_words(self.codewords, codes)
-        return Quantized(vectors, codes, logits.softmax(dim=-1), x.new_zeros(x.shape[:-1]))
+            return Quantized(chosen_words(self.codewords, codes), codes, probabilities, loss)
+        soft = probabilities
+        if step is not None:
+            exponential = -random_uniform(logits.shape, seeds, logits.device).clamp(min=_SMALLEST).log()
+            soft = ((logits - exponential.log()) / self.temperature(step)).softmax(dim=-1)
+        codes = soft.argmax(dim=-1)
+        choice = F.one_hot(codes, self.num_codes) - soft.detach() + soft
+        return Quantized(
+            torch.einsum("...gv,gvd->...gd", choice, self.codewords).flatten(-2), codes, probabilities, loss
+        )

@@ -1,5 +1,7 @@
 """Product quantizer that chooses the nearest code word."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,11 +44,12 @@ class KMeansCodebook(nn.Module):
         self.projection = nn.Linear(input_dim, output_dim, bias=False)
         self.codewords = nn.Parameter(torch.randn(num_groups, num_codes, output_dim // num_groups))
 
-    def forward(self, x: Tensor, *, step: int = 0) -> Quantized:
+    def forward(self, x: Tensor, *, step: int | None = None, seeds: Sequence[int] | None = None) -> Quantized:
         """Latents (..., C) -> vectors (..., D), codes (..., G), probabilities (..., G, V), loss (...).
 
         Each group of the projected latents has mean 0 and variance 1, the scale that the code words begin with. The
-        probabilities are the softmax of negative squared distances. `step` changes nothing here.
+        probabilities are the softmax of negative squared distances. Nothing is drawn: `step` and `seeds`, which
+        `GumbelCodebook` has use for, change nothing.
         """
         z = self.projection(x).unflatten(-1, (self.num_groups, -1))
         z = F.layer_norm(z, z.shape[-1:])

@@ -1,4 +1,4 @@
-"""What a product quantizer gives, and measures of how evenly it uses its codes."""
+"""What a product quantizer gives: vectors, codes, and how near each code was to being chosen."""
 
 from typing import NamedTuple
 
@@ -15,22 +15,10 @@ class Quantized(NamedTuple):
     loss: Tensor  # (...,) what the codebook itself adds to the training's loss
 
 
-def perplexity(usage: Tensor) -> Tensor:
-    """exp of the entropy of each group's codes, from 1 (collapsed) to V (all used alike): (..., G, V) -> (..., G).
-
-    Args:
-        usage: shares of the codes, averaged over frames; each group sums to 1.
-    """
-    return torch.exp(-(usage * torch.log(usage + 1e-7)).sum(dim=-1))
-
-
-def diversity_loss(usage: Tensor) -> Tensor:
-    """The share of codes that are not used, 1 - sum of perplexities / (G V): (G, V) -> a number in [0, 1).
-
-    The purpose is that of Baevski et al. 2020 (arXiv 2006.11477), equation 4, which maximises the entropy itself; this
-    is the form that fairseq and Hugging Face train with.
-    """
-    return 1.0 - perplexity(usage).sum() / usage.numel()
+def joined_codes(codes: Tensor, num_codes: int) -> Tensor:
+    """One integer for the codes of all groups: (..., G) in [0, num_codes) -> (...); equal where all of them are."""
+    place_values = num_codes ** torch.arange(codes.shape[-1], device=codes.device)
+    return (codes * place_values).sum(dim=-1)
 
 
 def check_sizes(num_codes: int, num_groups: int, output_dim: int) -> None:

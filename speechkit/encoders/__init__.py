@@ -1,6 +1,7 @@
 """Encoders: features (B, T, F) -> representations (B, T', D), with lengths."""
 
 from speechkit.encoders.layers import LayerWeightedEncoder
+from speechkit.encoders.quantized import QuantizedEncoder
 from speechkit.encoders.receptive_field import ReceptiveField, receptive_field
 from speechkit.encoders.recurrent import ConvGRUEncoder
 from speechkit.encoders.separable import SeparableConvEncoder
@@ -10,6 +11,7 @@ from speechkit.encoders.wav2vec2 import Wav2Vec2Encoder
 __all__ = [
     "ConvGRUEncoder",
     "LayerWeightedEncoder",
+    "QuantizedEncoder",
     "ReceptiveField",
     "SeparableConvEncoder",
     "Wav2Vec2Encoder",

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from speechkit.encoders.quantized import QuantizedEncoder
+
 _INPUTS = 2  # random inputs whose fields are joined, since a ReLU that is shut hides a path
 _PROBES = (64, 512)  # output frames of one that most fields lie in, and of one for the others
 
@@ -48,6 +50,7 @@ def receptive_field(encoder: nn.Module, what: str = "context") -> ReceptiveField
     """Measures the field from gradients, with the encoder's own weights: which input frames move an output frame.
 
     A field that still reaches an end of the input when 256 output frames lie on that side counts as without a limit.
+    Through code words there are no gradients, so of a `QuantizedEncoder` the encoder that it wraps is measured.
 
     Args:
         encoder: any, with `input_dim` and `output_lengths`; it is left as it is.
@@ -56,6 +59,7 @@ def receptive_field(encoder: nn.Module, what: str = "context") -> ReceptiveField
     Raises:
         ValueError: latents of an encoder without.
     """
+    encoder = encoder.encoder if isinstance(encoder, QuantizedEncoder) else encoder
     probed: Any = copy.deepcopy(encoder).cpu().double().eval()
     if what == "latents" and not hasattr(probed, "latents"):
         raise ValueError(f"`what` must be 'context' for {type(encoder).__name__}, which has no latents, got {what!r}.")

@@ -1,5 +1,6 @@
 """The head of wav2vec 2.0's pretraining: contexts and quantized latents meet in one space."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ class MaskedPredictionHead(nn.Module):
         self.predict = nn.Linear(context_dim, output_dim)
         self.project = nn.Linear(codebook.output_dim, output_dim)
 
-    def forward(self, context: Tensor, latents: Tensor, *, step: int = 0) -> tuple[Tensor, Tensor, Quantized]:
+    def forward(
+        self, context: Tensor, latents: Tensor, *, step: int | None = None, seeds: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor, Quantized]:
         """c (B, M, context_dim), z (B, M, C) -> predictions and targets (B, M, output_dim), and the codes."""
-        quantized = self.codebook(latents, step=step)
+        quantized = self.codebook(latents, step=step, seeds=seeds)
         return self.predict(context), self.project(quantized.vectors), quantized

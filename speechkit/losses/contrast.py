@@ -3,6 +3,7 @@
 What `infonce` and `contrastive_nce` share: they differ in how the scores of the negatives are reduced to one number.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class Comparison(NamedTuple):
     positive: Tensor  # (B, P) score of the true frame
     negatives: Tensor  # (B, P) scores of the negatives, reduced
     correct: Tensor  # (B, P) whether the true frame scores highest
+    gap: Tensor  # (B, P) score of the true frame less the mean of the negatives', before the temperature; no gradient
     num_negatives: Tensor  # (B, P) how many negatives there were
     valid: Tensor  # (B, P) whether there was a true frame and a negative
 
@@ -66,11 +68,12 @@ def compare(
         ValueError: an argument out of its range, or negatives that do not fit the predictions.
     """
     _check(predictions, negatives, temperature, score, num_hardest, chunk_size)
+    if score == "cosine":
+        predictions, latents = F.normalize(predictions, dim=-1), F.normalize(latents, dim=-1)
+        candidates = None if candidates is None else F.normalize(candidates, dim=-1)
     candidates = latents if candidates is None else candidates
     if candidates.shape[1] == 0:  # a batch without frames: places of no negative still point somewhere
-        candidates = F.pad(candidates, (0, 0, 0, 1))
-    if score == "cosine":
-        predictions, latents, candidates = (F.normalize(x, dim=-1) for x in (predictions, latents, candidates))
+        candidates, codes = F.pad(candidates, (0, 0, 0, 1)), None
     if num_hardest is not None:
         negatives = _without_repeats(negatives, candidates.shape[1])
     predictions, positive, target = _against_positives(predictions / temperature, latents)
@@ -78,22 +81,29 @@ def compare(
     spans = [slice(start, start + chunk_size) for start in range(0, negatives.frame.shape[-1], chunk_size)]
     threshold = None if num_hardest is None else _nth_highest(scores, spans, num_hardest)
 
-    def reduced(span: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def reduced(span: slice) -> tuple[Tensor, ...]:
         of_chunk, kept = scores(span)
+        detached = of_chunk.detach()
+        count = num_drawn = kept.sum(dim=-1)
+        total = detached.masked_fill(~kept, 0.0).sum(dim=-1)
         if threshold is not None:
-            kept = kept & (of_chunk.detach() >= threshold)
-        highest = of_chunk.detach().masked_fill(~kept, lowest(of_chunk)).amax(dim=-1)
-        return reduce(of_chunk, kept), highest, kept.sum(dim=-1)
+            kept = kept & (detached >= threshold)
+            count = kept.sum(dim=-1)
+        return reduce(of_chunk, kept), detached.masked_fill(~kept, lowest(of_chunk)).amax(-1), count, total, num_drawn
+
+    def joined(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        sums = (a + b for a, b in zip(one[2:], other[2:], strict=True))
+        return combine(one[0], other[0]), torch.maximum(one[1], other[1]), *sums
 
     if len(spans) == 1:
-        result, highest, count = reduced(spans[0])
+        parts = reduced(spans[0])
     else:
-        result, highest, count = checkpoint(reduced, spans[0], use_reentrant=False, preserve_rng_state=False)
-        for span in spans[1:]:
-            part = checkpoint(reduced, span, use_reentrant=False, preserve_rng_state=False)
-            result, highest, count = combine(result, part[0]), torch.maximum(highest, part[1]), count + part[2]
+        again = functools.partial(checkpoint, reduced, use_reentrant=False, preserve_rng_state=False)
+        parts = functools.reduce(joined, map(again, spans))
+    result, highest, count, total, num_drawn = parts
     valid = (target < lengths[:, None]) & (count > 0)
-    return Comparison(positive, result, (highest < positive.detach()) & valid, count, valid)
+    gap = temperature * (positive.detach() - total / num_drawn.clamp(min=1))
+    return Comparison(positive, result, (highest < positive.detach()) & valid, gap, count, valid)
 
 
 def lowest(scores: Tensor) -> float:
@@ -154,11 +164,12 @@ def _scorer(
 
     if negatives.utterance is None:
         table = predictions @ latents.transpose(1, 2)  # every frame once: (B, P, N, D) is never in memory
+        is_other = own_codes[:, None] != target_codes
 
         def of_table(span: slice) -> tuple[Tensor, Tensor]:
             frame = negatives.frame[..., span]
-            of_frame = own_codes[everyone[:, None, None], frame]
-            return table.gather(2, frame.clamp(min=0)), (frame >= 0) & (of_frame != target_codes)
+            place = frame.clamp(min=0)
+            return table.gather(2, place), (frame >= 0) & is_other.gather(2, place)
 
         return of_table
 

@@ -15,6 +15,7 @@ class InfoNCE(NamedTuple):
     loss: Tensor  # (B,) nats
     accuracy: Tensor  # (B,) share of predictions whose positive scores highest
     bound: Tensor  # (B,) nats: log(1 + negatives) - loss
+    score_gap: Tensor  # (B,) the positive's score less the mean of its negatives', times the temperature; no gradient
     predictions: Tensor  # (B,) how many there were
 
 
@@ -36,7 +37,8 @@ def infonce(
     A negative that is the positive itself is left out of that prediction's sum. A prediction without a true frame or
     without a negative does not count. `bound` is a lower bound on the mutual information of context and latent where
     the negatives come from the latents' marginal distribution (section 2.3 of the paper): not those of one speaker or
-    utterance, and not the hardest ones.
+    utterance, and not the hardest ones. `score_gap`, of cosines in [-2, 2], is to all negatives, also where only the
+    hardest count in the loss.
 
     Args:
         predictions: (B, T, K, D), where [:, t, k - 1] predicts frame t + k, or (B, T, D), where [:, t] predicts frame t
@@ -72,4 +74,4 @@ def infonce(
     loss = result.mean(torch.logaddexp(result.positive, result.negatives) - result.positive)
     chance = result.mean((1.0 + result.num_negatives.to(loss.dtype)).log())
     accuracy = result.mean(result.correct.to(loss.dtype))
-    return InfoNCE(loss, accuracy, chance - loss.detach(), result.valid.sum(dim=1))
+    return InfoNCE(loss, accuracy, chance - loss.detach(), result.mean(result.gap), result.valid.sum(dim=1))

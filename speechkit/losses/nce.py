@@ -22,6 +22,7 @@ class NCE(NamedTuple):
 
     loss: Tensor  # (B,) nats, summed over a data point and its noise
     accuracy: Tensor  # (B,) share of data points that score higher than all their noise
+    score_gap: Tensor  # (B,) the data's score less the mean of its noise's, times the temperature; no gradient
     predictions: Tensor  # (B,) how many data points there were
 
 
@@ -63,7 +64,9 @@ def nce(
     count = valid.sum(dim=1)
     losses = (F.softplus(-data) + F.softplus(noise).sum(dim=-1)).masked_fill(~valid, 0.0)
     correct = (noise.amax(dim=-1) < data) & valid
-    return NCE(losses.sum(dim=1) / count.clamp(min=1), correct.sum(dim=1) / count.clamp(min=1), count)
+    gap = (data_scores - noise_scores.mean(dim=-1)).detach().masked_fill(~valid, 0.0)
+    loss, accuracy, score_gap = (values.sum(dim=1) / count.clamp(min=1) for values in (losses, correct, gap))
+    return NCE(loss, accuracy, score_gap, count)
 
 
 def contrastive_nce(
@@ -119,7 +122,8 @@ def contrastive_nce(
         chunk_size=chunk_size,
     )
     loss = result.mean(F.softplus(log_ratio - result.positive) + result.negatives)
-    return NCE(loss, result.mean(result.correct.to(loss.dtype)), result.valid.sum(dim=1))
+    accuracy = result.mean(result.correct.to(loss.dtype))
+    return NCE(loss, accuracy, result.mean(result.gap), result.valid.sum(dim=1))
 
 
 def _log_noise_ratio(noise_ratio: float | None, num_noise: int) -> float:

@@ -13,6 +13,8 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechkit.seeding import random_integers
+
 SOURCES = ("same_utterance", "other_utterances", "same_speaker", "mixed")
 
 
@@ -73,7 +75,7 @@ def draw_negatives(
     everyone = torch.arange(len(lengths), device=lengths.device)
     own = everyone if own is None else own
     is_own = own[:, None] == everyone
-    numbers = _random_numbers((len(own), num_negatives), seeds, lengths.device)
+    numbers = random_integers((len(own), num_negatives), seeds, lengths.device)
     if source == "mixed":
         halves = numbers.split([(num_negatives + 1) // 2, num_negatives // 2], dim=1)
         drawn = [_places(half, lengths, of) for half, of in zip(halves, (is_own, ~is_own), strict=True)]
@@ -105,22 +107,11 @@ def draw_negatives_per_anchor(lengths: Tensor, num_negatives: int, *, seeds: Seq
     if num_negatives < 1:
         raise ValueError(f"`num_negatives` must be at least 1, got {num_negatives}.")
     num_frames = int(lengths.max())
-    numbers = _random_numbers((len(lengths), num_frames, num_negatives), seeds, lengths.device)
+    numbers = random_integers((len(lengths), num_frames, num_negatives), seeds, lengths.device)
     others = (lengths - 1)[:, None, None]
     frame = numbers % others.clamp(min=1)
     frame = frame + (frame >= torch.arange(num_frames, device=lengths.device)[:, None])  # steps over the positive
     return Negatives(None, frame.masked_fill(others < 1, -1))
-
-
-def _random_numbers(shape: tuple[int, ...], seeds: Sequence[int] | None, device: torch.device) -> Tensor:
-    """Integers in [0, 2^62), so many that their remainders are uniform; the first axis is that of the utterances."""
-    if seeds is None:
-        return torch.randint(2**62, shape, device=device)
-    if len(seeds) != shape[0]:
-        raise ValueError(f"`seeds` must be as many as utterances, {shape[0]}, got {len(seeds)}.")
-    generator = torch.Generator()
-    rows = [torch.randint(2**62, shape[1:], generator=generator.manual_seed(seed)) for seed in seeds]
-    return torch.stack(rows).to(device)
 
 
 def _places(numbers: Tensor, lengths: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:

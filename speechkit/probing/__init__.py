@@ -1,6 +1,7 @@
-"""What a representation holds, without fine-tuning: linear probes, ABX, embeddings as files, figures."""
+"""What a representation holds, without fine-tuning: linear probes, ABX, embeddings as files, code words, figures."""
 
 from speechkit.probing.abx import ABXScore, Segment, abx_error, dtw_distance
+from speechkit.probing.code_map import CodeMap, map_codes
 from speechkit.probing.embed import Embedded, embed_files
 from speechkit.probing.extraction import REPRESENTATIONS, FeatureExtractor
 from speechkit.probing.linear import LinearProbe
@@ -9,6 +10,7 @@ from speechkit.probing.probe import Probe, ProbeAccuracy, probe
 __all__ = [
     "REPRESENTATIONS",
     "ABXScore",
+    "CodeMap",
     "Embedded",
     "FeatureExtractor",
     "LinearProbe",
@@ -18,5 +20,6 @@ __all__ = [
     "abx_error",
     "dtw_distance",
     "embed_files",
+    "map_codes",
     "probe",
 ]

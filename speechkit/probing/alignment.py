@@ -1,14 +1,19 @@
 """When each character of an utterance is said, by CTC: from a recogniser, or from a head fitted on frozen frames."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from speechkit.audio import AudioError
+from speechkit.bundle import Bundle
+from speechkit.data import Utterance
 from speechkit.heads import CTCHead
 from speechkit.losses import ctc_align, ctc_feasible, ctc_loss
+from speechkit.probing.extraction import FeatureExtractor
+from speechkit.text import CharTokenizer, WordTokenizer, normalize_text
 
 _BATCH_UTTERANCES = 32
 
@@ -84,6 +89,66 @@ def align_labels(
         first, last = float(times[start]), float(times[end - 1])
         labels.append(Label(symbols[label - 1], first - step_seconds / 2, last + step_seconds / 2))
     return labels
+
+
+def align_text(logits: Tensor, text: str, tokenizer: Any, extractor: FeatureExtractor) -> list[Label] | None:
+    """The characters or words of a normalised text; none where they do not fit, or the tokenizer lacks one.
+
+    Args:
+        logits: (T, V) of a head over the extractor's frames.
+        text: what is said.
+        tokenizer: `CharTokenizer` or `WordTokenizer`.
+        extractor: knows when the frames are.
+    """
+    try:
+        targets = torch.tensor(tokenizer.encode(text), dtype=torch.long)
+    except ValueError:
+        return None
+    return align_labels(logits, targets, tokenizer.symbols, extractor.times(len(logits)), extractor.step_seconds)
+
+
+def align_by(aligner: Bundle, utterances: Sequence[Utterance], *, device: str = "cpu") -> list[list[Label] | None]:
+    """When a recogniser says that the characters or words of each utterance's text are said.
+
+    Args:
+        aligner: a recogniser.
+        utterances: of a manifest.
+        device: where it runs.
+
+    Returns:
+        Labels of each utterance; none where it has no text, or none that can be aligned.
+
+    Raises:
+        ValueError: not a recogniser of characters or words.
+    """
+    if aligner.head is None or not isinstance(aligner.tokenizer, CharTokenizer | WordTokenizer):
+        raise ValueError("`aligner` must be a recogniser with CharTokenizer or WordTokenizer.")
+    extractor = FeatureExtractor(aligner.front_end, aligner.encoder, device=device)
+    head = aligner.head.cpu().eval()
+    labels: list[list[Label] | None] = []
+    for utterance, frames in zip(utterances, extractor.read(utterances), strict=True):
+        text = normalize_text(utterance.text or "")
+        if isinstance(frames, AudioError) or not text:
+            labels.append(None)
+        else:
+            labels.append(align_text(head_logits(head, frames), text, aligner.tokenizer, extractor))
+    return labels
+
+
+@torch.no_grad()
+def head_logits(head: nn.Module, frames: Tensor) -> Tensor:
+    """(T, D) of one utterance -> (T, V)."""
+    return head(frames[None], torch.tensor([len(frames)]))[0][0]
+
+
+def labels_of_frames(labels: Sequence[Label], times: Tensor) -> list[str | None]:
+    """The label in which each frame's middle (T,) lies; none between labels."""
+    of_frames: list[str | None] = [None] * len(times)
+    for label in labels:
+        inside = (times >= label.start_seconds) & (times < label.end_seconds)
+        for place in inside.nonzero()[:, 0].tolist():
+            of_frames[place] = label.symbol
+    return of_frames
 
 
 def words_of(labels: Sequence[Label], *, are_words: bool) -> list[Label]:

@@ -132,3 +132,16 @@ class FeatureExtractor:
             outputs, lengths = layer_outputs(self.encoder, self._layout, features, lengths)
             return outputs[self.layer], lengths
         return self.encoder.latents(features, lengths) if self.what == "latents" else self.encoder(features, lengths)
+
+
+def draw_utterances(utterances: Sequence[Utterance], minutes: float, seed: int) -> list[Utterance]:
+    """Utterances at random until they are so long together; one without a duration counts as 10 s."""
+    if not minutes > 0:
+        raise ValueError(f"`minutes` must be positive, got {minutes:g}.")
+    chosen, seconds = [], 0.0
+    for place in np.random.default_rng(seed).permutation(len(utterances)):
+        if seconds >= 60.0 * minutes:
+            break
+        chosen.append(utterances[place])
+        seconds += utterances[place].duration_seconds or 10.0
+    return chosen

@@ -1,8 +1,9 @@
-"""Figures: how a training went, from its run folder, and a map of frames in two dimensions."""
+"""Figures: how a training went, from its run folder, and maps of frames and of code words in two dimensions."""
 
 import csv
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechkit.probing.code_map import CodeMap
 from speechkit.probing.probe import FrameSample
 
 _PANELS = (  # title -> words in a metric's name, the first that fits
@@ -119,8 +121,41 @@ def plot_map(sample: FrameSample, path: str | os.PathLike[str], *, title: str = 
     _save(figure, path)
 
 
-def _scatter(axis: Any, places: np.ndarray, groups: list[str | None]) -> None:
-    """The most frequent groups have a colour each; the rest is grey."""
+def plot_codes(codes: CodeMap, path: str | os.PathLike[str], *, title: str = "") -> None:
+    """Draws each group's code words on their two principal axes, a panel each.
+
+    A dot's area is how often its code is chosen; a cross is a code that never is. Its colour is the label that its
+    frames carry most often, where it is known, and else its group.
+
+    Args:
+        codes: of `map_codes`.
+        path: of the figure; the suffix says its format.
+        title: of the figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    num_groups, num_codes, _ = codes.words.shape
+    figure = _figure((6.0 * num_groups, 6.0))
+    figure.suptitle(title)
+    for group, axis in enumerate(np.atleast_1d(figure.subplots(1, num_groups))):
+        places, shares = principal_components(codes.words[group])
+        counts = torch.ones(num_codes) if codes.counts is None else codes.counts[group]
+        areas = (20.0 * num_codes * counts / counts.sum().clamp(min=1)).numpy()
+        symbols = [None] * num_codes if codes.symbols is None else codes.symbols[group]
+        unused, rest = (counts == 0).numpy(), f"C{group}" if codes.symbols is None else "0.6"
+        _scatter(axis, places.numpy(), symbols, areas=areas, rest=rest)
+        axis.scatter(*places.numpy()[unused].T, s=8, marker="x", linewidths=0.5, color="0.6")
+        used = "" if codes.perplexity is None else f", perplexity {codes.perplexity[group]:.1f}"
+        axis.set_title(f"group {group}: {num_codes} codes{used}; axes hold {float(shares.sum()):.0%}", fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    _save(figure, path)
+
+
+def _scatter(
+    axis: Any, places: np.ndarray, groups: Sequence[str | None], *, areas: np.ndarray | None = None, rest: str = "0.85"
+) -> None:
+    """The most frequent groups have a colour each, the others that of the rest."""
     from matplotlib import colormaps
 
     members: dict[str | None, list[int]] = defaultdict(list)
@@ -130,13 +165,15 @@ def _scatter(axis: Any, places: np.ndarray, groups: list[str | None]) -> None:
         (group for group in members if group is not None), key=lambda group: (-len(members[group]), group)
     )
     coloured = set(frequent[:_MOST_COLOURS])
-    rest = [place for place, group in enumerate(groups) if group not in coloured]
-    axis.scatter(*places[rest].T, s=3, color="0.85")
+    areas = np.full(len(places), 4.0) if areas is None else areas
+    others = [place for place, group in enumerate(groups) if group not in coloured]
+    axis.scatter(*places[others].T, s=areas[others], color=rest)
     for number, group in enumerate(sorted(coloured)):
         colour, label = colormaps["tab20"](number), "space" if group == " " else group
-        axis.scatter(*places[members[group]].T, s=4, color=colour, label=label)
+        axis.scatter(*places[members[group]].T, s=areas[members[group]], color=colour, label=label)
     if coloured:
-        axis.legend(markerscale=3, fontsize=7, ncols=2, loc="best")
+        for handle in axis.legend(fontsize=7, ncols=2, loc="best").legend_handles:
+            handle.set_sizes([30])
 
 
 def _start_of(name: str) -> tuple[int, str]:

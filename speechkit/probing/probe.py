@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +14,16 @@ from speechkit.bundle import Bundle
 from speechkit.data import Utterance, read_utterances
 from speechkit.decoding import count_errors, error_rate, greedy_decode
 from speechkit.probing.abx import ABXScore, Segment, abx_error
-from speechkit.probing.alignment import Label, align_labels, fit_ctc_head, words_of
-from speechkit.probing.extraction import FeatureExtractor
+from speechkit.probing.alignment import (
+    Label,
+    align_by,
+    align_text,
+    fit_ctc_head,
+    head_logits,
+    labels_of_frames,
+    words_of,
+)
+from speechkit.probing.extraction import FeatureExtractor, draw_utterances
 from speechkit.probing.linear import LinearProbe
 from speechkit.text import CharTokenizer, Tokenizer, WordTokenizer, normalize_text
 
@@ -131,7 +138,7 @@ def probe(
         ValueError: no manifest, or nothing in it that can be probed, with all the reasons.
     """
     extractor = FeatureExtractor(front_end, encoder, what=what, layer=layer, device=device)
-    chosen = _draw(read_utterances(manifest), minutes, seed)
+    chosen = draw_utterances(read_utterances(manifest), minutes, seed)
     spoken, failures = _read(extractor, chosen, on_progress)
     if not spoken:
         raise ValueError(f"{manifest}: no utterance could be read" + (f"; first: {failures[0]}" if failures else ""))
@@ -168,19 +175,6 @@ def probe(
         failures=failures,
         sample=_sample(spoken, labels, seed),
     )
-
-
-def _draw(utterances: Sequence[Utterance], minutes: float, seed: int) -> list[Utterance]:
-    """Utterances at random until they are so long together; one without a duration counts as 10 s."""
-    if not minutes > 0:
-        raise ValueError(f"`minutes` must be positive, got {minutes:g}.")
-    chosen, seconds = [], 0.0
-    for place in np.random.default_rng(seed).permutation(len(utterances)):
-        if seconds >= 60.0 * minutes:
-            break
-        chosen.append(utterances[place])
-        seconds += utterances[place].duration_seconds or 10.0
-    return chosen
 
 
 def _read(
@@ -252,41 +246,26 @@ def _label(
         skipped["label"] = "the manifest has no `text` in utterances both to fit and to test on"
         return "character", None, []
     ctc_cer = None
+    tokenizer: Any
     if aligner is None:
         tokenizer = CharTokenizer()
         tokenizer.fit(item.text for item in with_text)
         train = [item for item in with_text if not item.is_test]
         targets = [torch.tensor(tokenizer.encode(item.text)) for item in train]
         head = fit_ctc_head([item.frames for item in train], targets, tokenizer.vocab_size, seed=seed)
-        logits = [_logits(head, item.frames) for item in with_text]
+        logits = [head_logits(head, item.frames) for item in with_text]
         tested = zip(with_text, logits, strict=True)
         ctc_cer = _error_rate([(item.text, value) for item, value in tested if item.is_test], tokenizer)
-        timing = extractor
+        aligned = [
+            align_text(value, item.text, tokenizer, extractor) for item, value in zip(with_text, logits, strict=True)
+        ]
     else:
-        tokenizer, timing, logits = _aligned_by(aligner, with_text, extractor.device)
-    for item, value in zip(with_text, logits, strict=True):
-        try:
-            targets_of = torch.tensor(tokenizer.encode(item.text), dtype=torch.long)
-        except ValueError:  # the aligner lacks a symbol of this text
-            continue
-        times = timing.times(len(value))
-        item.labels = align_labels(value, targets_of, tokenizer.symbols, times, timing.step_seconds)
-    labels = [_labels_of_frames(item, extractor.times(len(item.frames))) for item in spoken]
+        tokenizer = aligner.tokenizer
+        aligned = align_by(aligner, [item.utterance for item in with_text], device=extractor.device)
+    for item, labels_of_item in zip(with_text, aligned, strict=True):
+        item.labels = labels_of_item
+    labels = [labels_of_frames(item.labels or (), extractor.times(len(item.frames))) for item in spoken]
     return "word" if isinstance(tokenizer, WordTokenizer) else "character", ctc_cer, labels
-
-
-def _aligned_by(aligner: Bundle, spoken: Sequence[_Spoken], device: str) -> tuple[Any, FeatureExtractor, list[Tensor]]:
-    if aligner.head is None or not isinstance(aligner.tokenizer, CharTokenizer | WordTokenizer):
-        raise ValueError("`aligner` must be a recogniser with CharTokenizer or WordTokenizer.")
-    timing = FeatureExtractor(aligner.front_end, aligner.encoder, device=device)
-    head = aligner.head.cpu().eval()
-    frames = timing.read([item.utterance for item in spoken])
-    return aligner.tokenizer, timing, [_logits(head, of_item) for of_item in frames if isinstance(of_item, Tensor)]
-
-
-@torch.no_grad()
-def _logits(head: nn.Module, frames: Tensor) -> Tensor:
-    return head(frames[None], torch.tensor([len(frames)]))[0][0]
 
 
 def _error_rate(scored: Sequence[tuple[str, Tensor]], tokenizer: Tokenizer) -> float:
@@ -295,16 +274,6 @@ def _error_rate(scored: Sequence[tuple[str, Tensor]], tokenizer: Tokenizer) -> f
         (path,) = greedy_decode(logits[None], torch.tensor([len(logits)]), blank=tokenizer.blank_id)
         counts.append(count_errors(text, tokenizer.decode(path)))
     return error_rate(counts).value
-
-
-def _labels_of_frames(item: _Spoken, times: Tensor) -> list[str | None]:
-    """The label in which each frame's middle lies; none between labels."""
-    of_frames: list[str | None] = [None] * len(item.frames)
-    for label in item.labels or []:
-        inside = (times >= label.start_seconds) & (times < label.end_seconds)
-        for place in inside.nonzero()[:, 0].tolist():
-            of_frames[place] = label.symbol
-    return of_frames
 
 
 def _segments(spoken: Sequence[_Spoken], extractor: FeatureExtractor, label_kind: str) -> list[Segment]:

@@ -1,182 +1,102 @@
-"""Contrastive predictive coding: an encoder learns from audio alone (van den Oord et al. 2018, arXiv 1807.03748)."""
+"""What contrastive pretrainings share: a step's loss, validation, optimizer, and names of what teaches nothing."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
 
-from speechkit.bundle import Bundle
+from speechkit.codebooks import CodeUse, diversity_loss, perplexity
 from speechkit.data import SpeechBatch
-from speechkit.heads import StepPredictors, TransformerPredictors
-from speechkit.losses import NCE, InfoNCE, contrastive_nce, draw_negatives, infonce, join_ranks, speaker_codes
-from speechkit.losses.contrast import SCORES
-from speechkit.losses.negatives import SOURCES
+from speechkit.losses import NCE, InfoNCE
 from speechkit.tasks.optimization import adamw_warmup_cosine
 from speechkit.tasks.recognition import check_dimensions
 from speechkit.tasks.sharding import shard_parameters
 
 _log = logging.getLogger(__name__)
-
-OBJECTIVES = {"infonce": infonce, "nce": contrastive_nce}
-PREDICTORS = {"linear": StepPredictors, "transformer": TransformerPredictors}
+_IN_BAR = ("loss", "accuracy")
 
 
-class ContrastivePretraining(lightning.LightningModule):
-    """CPC: the context at t tells the latents at t + 1 .. t + K from negatives. Seams: `front_end`, `encoder`, `head`.
+class Pretraining(lightning.LightningModule):
+    """A front end and an encoder that learn from audio alone by a contrast.
 
-    Under a distributed strategy, negatives from other utterances come from those of all ranks, so the result of a step
-    is that of one process with the joined batch. An utterance without a prediction (too short, or no other utterance
-    to take negatives from) counts as 0, is counted in `train_skipped` and named once in the log.
+    A task adds `compare`, its forward pass; `training_step`, which ends with `step_loss`; `why_skipped`; and `bundle`.
+    What a step draws at random for an utterance comes from its seed in the batch, so a step does not depend on the
+    number of ranks, and every validation draws the same.
 
     Args:
         front_end: waveform -> features.
-        encoder: one with `latents` and a causal `context`, such as `ConvGRUEncoder` or `Wav2VecEncoder`.
-        num_steps: K, how far ahead.
-        predictor: "linear", or "transformer": a causal layer for each step, which trains more stably and transfers
-            better (Riviere et al. 2020, arXiv 2002.02848).
-        objective: "infonce", or "nce": binary, as wav2vec's (Schneider et al. 2019, arXiv 1904.05862).
-        num_negatives: size of each utterance's pool.
-        negatives: "same_utterance", "other_utterances", "same_speaker" or "mixed" (half own, half others); or "hard":
-            those of a larger mixed pool that score highest.
-        hard_pool_factor: how many times larger that pool is.
-        score: "cosine", or "dot", with the linear predictor the bilinear score.
-        temperature: of the scores.
-        negatives_at_a_time: how many negatives' scores are in memory; with more, backward computes them again.
-        clean_targets: in training, predict latents of the features as they were before callbacks such as SpecAugment
-            and FrequencyWarp changed them, so that what they change (the voice, say) is of no use to the context
-            (Kharitonov et al. 2021, arXiv 2007.00991, section 3). Costs a second pass of front end and convolutions.
+        encoder: features -> representations.
         learning_rate: peak of AdamW's rate.
         weight_decay: on matrices.
         warmup_fraction: share of the training in which the rate rises.
 
     Raises:
-        ValueError: an encoder that sees the future, or whose input is not the front end's output, or an option that
-            there is not.
+        ValueError: an encoder whose input is not the front end's output.
     """
 
     monitor = "val_loss"  # what the best checkpoint has least of
+    diversity_weight = 0.0
 
     def __init__(
         self,
         *,
         front_end: nn.Module,
         encoder: nn.Module,
-        num_steps: int = 6,
-        predictor: str = "linear",
-        objective: str = "infonce",
-        num_negatives: int = 128,
-        negatives: str = "same_utterance",
-        hard_pool_factor: int = 8,
-        score: str = "cosine",
-        temperature: float = 0.1,
-        negatives_at_a_time: int = 128,
-        clean_targets: bool = False,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.01,
-        warmup_fraction: float = 0.1,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_fraction: float,
     ) -> None:
         super().__init__()
         check_dimensions(front_end, encoder)
-        if not hasattr(encoder, "latents") or getattr(encoder, "bidirectional", False):
-            raise ValueError("`encoder` must have latents and a causal context (ConvGRUEncoder, bidirectional: false).")
-        for name, value, known in (
-            ("predictor", predictor, PREDICTORS),
-            ("objective", objective, OBJECTIVES),
-            ("negatives", negatives, (*SOURCES, "hard")),
-            ("score", score, SCORES),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
-        for name, number in (("num_negatives", num_negatives), ("hard_pool_factor", hard_pool_factor)):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}.")
-        if not temperature > 0:
-            raise ValueError(f"`temperature` must be positive, got {temperature}.")
-        self.front_end, self.encoder = front_end, encoder
-        self.head = PREDICTORS[predictor](
-            context_dim=encoder.output_dim, latent_dim=encoder.latent_dim, num_steps=num_steps
-        )
-        self.predictor, self.objective = predictor, objective
-        self.num_negatives, self.negatives, self.hard_pool_factor = num_negatives, negatives, hard_pool_factor
-        self.score, self.temperature, self.negatives_at_a_time = score, temperature, negatives_at_a_time
-        self.clean_targets = clean_targets
+        self.front_end: Any = front_end
+        self.encoder: Any = encoder
         self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
         self._warned_skipped: set[str] = set()
 
-    def forward(
-        self,
-        waveform: Tensor,
-        lengths: Tensor,
-        *,
-        speakers: Tensor | None = None,
-        seeds: Sequence[int] | None = None,
-    ) -> InfoNCE | NCE:
-        """The loss and accuracy of each utterance.
+    def compare(self, batch: SpeechBatch) -> Any:
+        """A forward pass with the batch's seeds; `contrast` of the result is its `InfoNCE` or `NCE`."""
+        raise NotImplementedError
+
+    def why_skipped(self, num_frames: int) -> str:
+        """Why an utterance of so many frames had no prediction."""
+        raise NotImplementedError
+
+    def step_loss(
+        self, batch: SpeechBatch, contrast: InfoNCE | NCE, codes: CodeUse | None, added: Tensor | float = 0.0
+    ) -> Tensor:
+        """The mean over the joined batch of each utterance's losses, plus the joined batch's diversity loss; logged.
 
         Args:
-            waveform: (B, N) in [-1, 1].
-            lengths: (B,) in samples.
-            speakers: (B,) codes, for negatives of the same speaker.
-            seeds: B of them, for the draw of negatives; none draws from torch's generator.
+            batch: of this rank.
+            contrast: of its utterances.
+            codes: of the codebook, if there is one.
+            added: (B,) what else an utterance's loss is made of.
         """
-        latents, frames = self.encoder.latents(*self.front_end(waveform, lengths))
-        context, _ = self.encoder.context(latents, frames)
-        targets = latents
-        if self.clean_targets and self.training:  # `forward` itself: the seam's hooks do not see this call
-            targets, _ = self.encoder.latents(*self.front_end.forward(waveform, lengths))
-        with torch.autocast(waveform.device.type, enabled=False):
-            return self._contrast(self.head(context.float()), targets.float(), frames, speakers, seeds)
-
-    def _contrast(
-        self, predictions: Tensor, latents: Tensor, frames: Tensor, speakers: Tensor | None, seeds: Sequence[int] | None
-    ) -> InfoNCE | NCE:
-        is_hard = self.negatives == "hard"
-        options: dict[str, Any] = {"num_hardest": self.num_negatives} if is_hard else {}
-        of_utterances, own = frames, None
-        if self.negatives != "same_utterance":
-            options["candidates"], of_utterances, own, speakers = join_ranks(latents, frames, speakers)
-        pool = draw_negatives(
-            of_utterances,
-            self.num_negatives * (self.hard_pool_factor if is_hard else 1),
-            source="mixed" if is_hard else self.negatives,
-            own=own,
-            speakers=speakers,
-            seeds=seeds,
-        )
-        return OBJECTIVES[self.objective](
-            predictions,
-            latents,
-            frames,
-            pool,
-            temperature=self.temperature,
-            score=self.score,
-            chunk_size=self.negatives_at_a_time,
-            **options,
-        )
-
-    def _step(self, batch: SpeechBatch) -> InfoNCE | NCE:
-        speakers = None
-        if self.negatives == "same_speaker":
-            speakers = speaker_codes(batch.speakers, batch.ids).to(batch.lengths.device)
-        return self(batch.waveform, batch.lengths, speakers=speakers, seeds=batch.seeds)
-
-    def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
-        """The mean over the joined batch of each utterance's loss."""
-        result = self._step(batch)
-        skipped = (result.predictions == 0) & (batch.weights > 0)
+        skipped = (contrast.predictions == 0) & (batch.weights > 0)
         self._name_skipped(batch, skipped)
-        loss = batch.loss_scale * (batch.weights * result.loss).sum()
-        means = {"train_loss": result.loss.detach(), "train_accuracy": result.accuracy}
-        if isinstance(result, InfoNCE):
-            means["train_bound"] = result.bound
-        for name, value in means.items():
-            mean = batch.loss_scale * (batch.weights * value).sum()
-            self.log(name, mean, prog_bar=name != "train_bound", batch_size=len(batch.ids), sync_dist=True)
+        each = contrast.loss + added
+        means = {"loss": contrast.loss, "accuracy": contrast.accuracy, "score_gap": contrast.score_gap}
+        if isinstance(contrast, InfoNCE):
+            means["bound"] = contrast.bound
+        self.log_means(batch, means)
         self.log("train_skipped", skipped.sum().float(), batch_size=1, sync_dist=True, reduce_fx="sum")
-        return loss
+        if codes is None:
+            return batch.loss_scale * (batch.weights * each).sum()
+        diversity = diversity_loss(codes.soft_usage)
+        values = {"diversity_loss": diversity.detach()}
+        values |= {f"perplexity_{group}": value for group, value in enumerate(perplexity(codes.usage))}
+        for name, value in values.items():
+            self.log(f"train_{name}", value, batch_size=len(batch.ids), sync_dist=True)
+        return batch.loss_scale * (batch.weights * (each + codes.loss)).sum() + self.diversity_weight * diversity
+
+    def log_means(self, batch: SpeechBatch, values: Mapping[str, Tensor]) -> None:
+        """Logs, as `train_...`, the mean over the joined batch of values of each utterance (B,)."""
+        for name, value in values.items():
+            mean = batch.loss_scale * (batch.weights * value.detach()).sum()
+            self.log(f"train_{name}", mean, prog_bar=name in _IN_BAR, batch_size=len(batch.ids), sync_dist=True)
 
     def on_train_batch_start(self, batch: SpeechBatch, batch_idx: int) -> None:
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1, rank_zero_only=True)
@@ -185,9 +105,9 @@ class ContrastivePretraining(lightning.LightningModule):
         self._sums = torch.zeros(3, device=self.device)  # loss, accuracy, utterances
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        result = self._step(batch)  # the batch's seeds: the same negatives at every validation
-        weights = batch.weights * (result.predictions > 0)
-        self._sums += torch.stack([(weights * result.loss).sum(), (weights * result.accuracy).sum(), weights.sum()])
+        contrast = self.compare(batch).contrast
+        weights = batch.weights * (contrast.predictions > 0)
+        self._sums += torch.stack([(weights * contrast.loss).sum(), (weights * contrast.accuracy).sum(), weights.sum()])
 
     def on_validation_epoch_end(self) -> None:
         loss, accuracy, count = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
@@ -206,10 +126,6 @@ class ContrastivePretraining(lightning.LightningModule):
             warmup_fraction=self.warmup_fraction,
         )
 
-    def bundle(self, card: str = "") -> Bundle:
-        """The pretrained encoder and its front end."""
-        return Bundle(self.front_end, self.encoder, card=card)
-
     def _name_skipped(self, batch: SpeechBatch, skipped: Tensor) -> None:
         """Says once which utterances have no prediction and so teach nothing."""
         if not bool(skipped.any()):
@@ -218,9 +134,4 @@ class ContrastivePretraining(lightning.LightningModule):
         for name, is_skipped, num_frames in zip(batch.ids, skipped.tolist(), frames, strict=True):
             if is_skipped and name not in self._warned_skipped:
                 self._warned_skipped.add(name)
-                reason = (
-                    f"{num_frames} frames are too short to predict any"
-                    if num_frames < 2
-                    else f"no negatives ({self.negatives}) in its batch"
-                )
-                _log.warning("%s: %s, so its loss counts as 0", name, reason)
+                _log.warning("%s: %s, so its loss counts as 0", name, self.why_skipped(num_frames))

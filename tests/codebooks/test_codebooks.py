@@ -1,10 +1,10 @@
-"""Codebooks: what is chosen, where gradients go, and measures of use."""
+"""Codebooks: what is chosen, by which draws, and where gradients go."""
 
 import pytest
 import torch
 from torch import nn
 
-from speechkit.codebooks import GumbelCodebook, KMeansCodebook, diversity_loss, perplexity
+from speechkit.codebooks import GumbelCodebook, KMeansCodebook, joined_codes
 
 BOTH = pytest.mark.parametrize("cls", [GumbelCodebook, KMeansCodebook])
 
@@ -39,9 +39,44 @@ def test_evaluation_takes_the_likeliest_code(cls: type[nn.Module]) -> None:
 def test_gumbel_draws_by_the_probabilities() -> None:
     torch.manual_seed(0)
     codebook = GumbelCodebook(input_dim=2, num_codes=3, num_groups=1, output_dim=4).train()
-    result = codebook(torch.tensor([[0.3, -0.8]]).expand(20000, 2))
+    result = codebook(torch.tensor([[0.3, -0.8]]).expand(20000, 2), step=0)
     shares = torch.bincount(result.codes[:, 0], minlength=3) / 20000
     torch.testing.assert_close(shares, result.probabilities[0, 0], atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_gumbel_is_that_of_torch(step: int) -> None:
+    """The distribution of codes and the gradient, over many draws."""
+    torch.manual_seed(0)
+    codebook = GumbelCodebook(input_dim=2, num_codes=3, num_groups=1, output_dim=4, temperature_factor=0.5).train()
+    x, direction = torch.tensor([[0.3, -0.8]]).expand(40000, 2), torch.randn(4)
+    (codebook(x, step=step).vectors @ direction).mean().backward()
+    ours = codebook.projection.bias.grad.clone()
+    logits = codebook.projection(x).detach().requires_grad_()
+    choice = torch.nn.functional.gumbel_softmax(logits, tau=codebook.temperature(step), hard=True)
+    (choice @ codebook.codewords[0].detach() @ direction).mean().backward()
+    torch.testing.assert_close(ours, logits.grad.sum(dim=0), atol=3e-3, rtol=0)
+
+
+def test_a_seeded_draw_depends_on_nothing_but_the_seed() -> None:
+    """Neither on the utterance's place in the batch nor on the padding."""
+    torch.manual_seed(0)
+    codebook, x = GumbelCodebook(input_dim=6, num_codes=9).train(), torch.randn(3, 40, 6)
+    whole = codebook(x, step=0, seeds=[1, 2, 3])
+    assert torch.equal(codebook(x[[2]][:, :17], step=0, seeds=[3]).codes[0], whole.codes[2, :17])
+    assert not torch.equal(codebook(x, step=0, seeds=[4, 5, 6]).codes, whole.codes)
+    with pytest.raises(ValueError, match="`seeds` must be as many as utterances, 3, got 2"):
+        codebook(x, step=0, seeds=[1, 2])
+
+
+def test_training_without_a_step_takes_the_likeliest_code() -> None:
+    torch.manual_seed(0)
+    codebook, x = GumbelCodebook(input_dim=6, num_codes=9).train(), torch.randn(40, 6)
+    result = codebook(x)
+    assert torch.equal(result.codes, codebook.eval()(x).codes)
+    assert result.vectors.requires_grad
+    (gradient,) = torch.autograd.grad(result.vectors.square().sum(), codebook.projection.weight)
+    assert gradient.any()
 
 
 def test_temperature_falls_to_its_end() -> None:
@@ -66,10 +101,9 @@ def test_kmeans_takes_the_nearest_and_moves_both_sides() -> None:
     torch.testing.assert_close(to_latents, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_perplexity_counts_the_codes_in_use() -> None:
-    usage = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(perplexity(usage), torch.tensor([4.0, 2.0, 1.0]), atol=1e-5, rtol=0)
-    assert diversity_loss(usage).item() == pytest.approx(1 - 7 / 12)
+def test_joined_codes_are_one_number_for_each_choice() -> None:
+    codes = torch.cartesian_prod(torch.arange(4), torch.arange(4), torch.arange(4))
+    assert joined_codes(codes, 4).sort().values.tolist() == list(range(64))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from speechkit.codebooks import GumbelCodebook, KMeansCodebook
 from speechkit.encoders import (
     ConvGRUEncoder,
     LayerWeightedEncoder,
+    QuantizedEncoder,
     SeparableConvEncoder,
     Wav2Vec2Encoder,
     Wav2VecEncoder,
@@ -36,6 +38,14 @@ ENCODERS = {
         encoder=Wav2VecEncoder(
             input_dim=12, channels=16, kernel_sizes=(5,), strides=(2,), context_kernel_sizes=(3, 3), dropout=0.1
         )
+    ),
+    "vq-gumbel": QuantizedEncoder(
+        encoder=Wav2VecEncoder(input_dim=12, channels=16, kernel_sizes=(5,), strides=(2,)),
+        codebook=GumbelCodebook(input_dim=16, num_codes=9, output_dim=16),
+    ),
+    "vq-kmeans": QuantizedEncoder(
+        encoder=ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16),
+        codebook=KMeansCodebook(input_dim=16, num_codes=9, output_dim=16),
     ),
     "wav2vec2-base": Wav2Vec2Encoder(**SMALL_WAV2VEC2),
     "wav2vec2-large": Wav2Vec2Encoder(**SMALL_WAV2VEC2, **LAYER_NORM, pre_norm=True),

@@ -40,7 +40,7 @@ def comparisons(
 def by_loop(predictions, latents, lengths, negatives, *, temperature, score="cosine", codes=None, num_hardest=None):
     similarity = F.cosine_similarity if score == "cosine" else lambda a, b: (a * b).sum(dim=-1)
     terms = [[] for _ in lengths]
-    hits, bounds = [[] for _ in lengths], [[] for _ in lengths]
+    hits, bounds, gaps = ([[] for _ in lengths] for _ in range(3))
     for b, prediction, target, places in comparisons(predictions, lengths, negatives, codes):
         positive = similarity(prediction[None], latents[b, target][None]) / temperature
         others = torch.stack([latents[place] for place in places])
@@ -48,12 +48,14 @@ def by_loop(predictions, latents, lengths, negatives, *, temperature, score="cos
         if num_hardest is not None:
             others = torch.stack([latents[place] for place in sorted(set(places))])
             scores = similarity(prediction[None], others) / temperature
+        gaps[b].append(temperature * (positive[0] - scores.mean()).item())
+        if num_hardest is not None:
             scores = scores.sort(descending=True).values[:num_hardest]
         terms[b].append(torch.logsumexp(torch.cat([positive, scores]), 0) - positive[0])
         hits[b].append(float((scores < positive).all()))
         bounds[b].append(math.log(1 + len(scores)) - terms[b][-1].item())
     losses = torch.stack([torch.stack(row).mean() if row else latents.sum() * 0 for row in terms])
-    means = [torch.tensor([sum(row) / max(1, len(row)) for row in rows]) for rows in (hits, bounds)]
+    means = [torch.tensor([sum(row) / max(1, len(row)) for row in rows]) for rows in (hits, bounds, gaps)]
     return losses, *means, [len(row) for row in terms]
 
 
@@ -67,10 +69,12 @@ def random_batch(*, anchors: bool = False) -> tuple[Tensor, Tensor, Tensor]:
 def assert_is_the_loop(predictions: Tensor, latents: Tensor, lengths: Tensor, negatives: Negatives, **options) -> None:
     chunk_size = options.pop("chunk_size", 128)
     result = infonce(predictions, latents, lengths, negatives, chunk_size=chunk_size, **options)
-    losses, hits, bounds, counts = by_loop(predictions, latents, lengths, negatives, **options)
+    losses, hits, bounds, gaps, counts = by_loop(predictions, latents, lengths, negatives, **options)
     torch.testing.assert_close(result.loss, losses)
     torch.testing.assert_close(result.accuracy, hits.double())
     torch.testing.assert_close(result.bound, bounds.double())
+    torch.testing.assert_close(result.score_gap, gaps.double(), atol=1e-6, rtol=1e-5)
+    assert not result.score_gap.requires_grad
     assert result.predictions.tolist() == counts
     for mine, theirs in zip(
         torch.autograd.grad(result.loss.sum(), [predictions, latents], retain_graph=True),
@@ -157,6 +161,28 @@ def test_a_batch_without_frames_counts_nothing() -> None:
     lengths = torch.tensor([0, 0])
     result = infonce(torch.zeros(2, 0, 3, 4), torch.zeros(2, 0, 4), lengths, draw_negatives(lengths, 8))
     assert result.predictions.tolist() == result.loss.tolist() == [0, 0]
+
+
+def test_codes_all_alike_are_no_success() -> None:
+    """A collapsed codebook leaves nothing to tell apart: no loss, but no accuracy, gap or prediction either."""
+    x, lengths = torch.randn(1, 5, 4), torch.tensor([5])
+    negatives = draw_negatives_per_anchor(lengths, 8)
+    result = infonce(x, x, lengths, negatives, codes=torch.zeros(1, 5, dtype=torch.long))
+    assert [value.item() for value in result] == [0.0] * 5
+
+
+def test_gap_of_known_predictions() -> None:
+    """Of predictions that are the latents, cosine 1 to the true ones and about 0 to others; of noise, 0."""
+    torch.manual_seed(0)
+    latents, lengths = torch.randn(2, 200, 64), torch.tensor([200, 150])
+    negatives = draw_negatives_per_anchor(lengths, 50)
+    for temperature in (0.1, 1.0):
+        perfect = infonce(latents, latents, lengths, negatives, temperature=temperature).score_gap
+        torch.testing.assert_close(perfect, torch.ones(2), atol=0.05, rtol=0)
+        noise = infonce(torch.randn(2, 200, 64), latents, lengths, negatives, temperature=temperature).score_gap
+        torch.testing.assert_close(noise, torch.zeros(2), atol=0.05, rtol=0)
+    opposite = infonce(-latents, latents, lengths, negatives).score_gap
+    torch.testing.assert_close(opposite, -torch.ones(2), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("correlation", [0.6, 0.9, 0.95])

@@ -27,14 +27,16 @@ def test_is_the_loop_over_data_points(noise_ratio: float | None) -> None:
     )  # fmt: skip
     shift = math.log(3 if noise_ratio is None else noise_ratio)
     for b, length in enumerate(lengths.tolist()):
-        total, hits = 0.0, 0
+        total, hits, gap = 0.0, 0, 0.0
         for t in range(length):
             logit = (data - data_log_noise)[b, t].item() - shift
             others = [value - shift for value in (noise - noise_log_noise)[b, t].tolist()]
             total -= log_sigmoid(logit) + sum(log_sigmoid(-value) for value in others)
             hits += logit > max(others)
+            gap += (data[b, t] - noise[b, t].mean()).item()
         assert result.loss[b].item() == pytest.approx(total / length, rel=1e-5)
         assert result.accuracy[b].item() == pytest.approx(hits / length)
+        assert result.score_gap[b].item() == pytest.approx(gap / length, rel=1e-5)
     assert result.predictions.tolist() == [5, 2]
 
 
@@ -78,14 +80,16 @@ def test_contrastive_form_is_the_loop_over_predictions(anchors: bool, noise_rati
     result = contrastive_nce(
         predictions, latents, lengths, negatives, noise_ratio=noise_ratio, temperature=0.5, chunk_size=chunk_size
     )
-    terms = [[] for _ in lengths]
+    terms, gaps = [[] for _ in lengths], [[] for _ in lengths]
     shift = math.log(12 if noise_ratio is None else noise_ratio)
     for b, prediction, target, places in comparisons(predictions, lengths, negatives):
         positive = prediction @ latents[b, target] / 0.5 - shift
         others = torch.stack([latents[place] for place in places]) @ prediction / 0.5 - shift
+        gaps[b].append(0.5 * (positive - others.mean()).item())
         terms[b].append(-F.logsigmoid(positive) - F.logsigmoid(-others).sum())
     losses = torch.stack([torch.stack(row).mean() for row in terms])
     torch.testing.assert_close(result.loss, losses)
+    assert result.score_gap.tolist() == pytest.approx([sum(row) / len(row) for row in gaps])
     assert result.predictions.tolist() == [len(row) for row in terms]
     for mine, theirs in zip(
         torch.autograd.grad(result.loss.sum(), [predictions, latents], retain_graph=True),

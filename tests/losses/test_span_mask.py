@@ -49,6 +49,16 @@ def test_is_a_function_of_the_seed() -> None:
     assert not torch.equal(masks[0], masks[2])
 
 
+def test_a_seeded_mask_depends_on_nothing_but_the_seed() -> None:
+    """Neither on the utterance's place in the batch nor on the padding."""
+    options = {"start_probability": 0.065, "span_length": 10}
+    whole = span_mask(torch.tensor([100, 80, 60]), 100, **options, seeds=[1, 2, 3])
+    assert torch.equal(span_mask(torch.tensor([80, 60]), 90, **options, seeds=[2, 3]), whole[1:, :90])
+    assert not torch.equal(span_mask(torch.tensor([100]), 100, **options, seeds=[4]), whole[:1])
+    with pytest.raises(ValueError, match="`seeds` must be as many as utterances, 1, got 2"):
+        span_mask(torch.tensor([9]), 9, **options, seeds=[1, 2])
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("start_probability", 0.0), ("start_probability", 1.1), ("span_length", 0)]
 )

@@ -12,9 +12,9 @@ from speechkit.bundle import load_bundle
 from speechkit.cli.main import main
 from speechkit.codebooks import diversity_loss
 from speechkit.features import FrontEnd, Waveform
+from speechkit.losses import Negatives, draw_negatives_per_anchor
 from speechkit.pretrained import import_wav2vec2
 from speechkit.tasks import MaskedContrastivePretraining
-from speechkit.tasks.masked_pretraining import draw_masked_negatives
 
 transformers = pytest.importorskip("transformers")
 
@@ -63,19 +63,19 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, MaskedCon
     return model, make_task(tmp_path / "bundle")
 
 
-def masked_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def masked_batch() -> tuple[Tensor, Tensor, Negatives, Tensor]:
     """Waveform, mask, and negatives as places among the masked frames and, as Hugging Face wants them, in the batch."""
     torch.manual_seed(1)
     waveform = torch.randn(2, 4000)
     mask = torch.zeros(2, 99, dtype=torch.bool)
     mask[0, 10:30] = mask[0, 50:65] = mask[1, 3:40] = True
     counts = mask.sum(dim=1)
-    places = draw_masked_negatives(counts, int(counts.max()), 7)
+    places = draw_negatives_per_anchor(counts, 7).frame
     in_batch = torch.zeros(2, 99, 7, dtype=torch.long)
     for row in range(2):
         frames = mask[row].nonzero()[:, 0]
         in_batch[row, frames] = 99 * row + frames[places[row, : len(frames)]]
-    return waveform, mask, places, in_batch
+    return waveform, mask, Negatives(None, places), in_batch
 
 
 def test_hidden_states(pair: tuple[Any, MaskedContrastivePretraining]) -> None:
@@ -114,7 +114,9 @@ def test_losses_and_gradients(pair: tuple[Any, MaskedContrastivePretraining]) ->
     ours = task(waveform, torch.tensor([4000, 4000]), mask, places)
     total = (ours.contrast.loss * ours.contrast.predictions).sum()
     torch.testing.assert_close(total, theirs.contrastive_loss, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(mask.sum() * diversity_loss(ours.usage), theirs.diversity_loss, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        mask.sum() * diversity_loss(ours.codes.usage), theirs.diversity_loss, atol=1e-4, rtol=1e-5
+    )
     total.backward()
     theirs.contrastive_loss.backward()
     for own, other in (
@@ -131,7 +133,7 @@ def test_diversity_loss_of_training(pair: tuple[Any, MaskedContrastivePretrainin
     model, task = pair
     waveform, mask, places, in_batch = masked_batch()
     theirs = model.train()(waveform, mask_time_indices=mask, sampled_negative_indices=in_batch).diversity_loss
-    ours = diversity_loss(task.train()(waveform, torch.tensor([4000, 4000]), mask, places).soft_usage)
+    ours = diversity_loss(task.train()(waveform, torch.tensor([4000, 4000]), mask, places).codes.soft_usage)
     torch.testing.assert_close(mask.sum() * ours, theirs, atol=1e-4, rtol=1e-5)
     (codebook,) = torch.autograd.grad(ours, task.head.codebook.projection.weight)
     (quantizer,) = torch.autograd.grad(theirs / mask.sum(), model.quantizer.weight_proj.weight)

@@ -1,4 +1,4 @@
-"""Run by test_pretraining.py: the first steps of CPC in 1, 2 and 4 processes, which are forked to import only once."""
+"""Run by test_pretraining.py: first steps of pretrainings in 1, 2 and 4 processes, forked so as to import only once."""
 
 import os
 import socket
@@ -10,17 +10,20 @@ import lightning
 import torch
 
 from speechkit.callbacks import DataParallel, StepSeed
+from speechkit.codebooks import GumbelCodebook, KMeansCodebook
 from speechkit.data.datamodule import SpeechDataModule
-from speechkit.encoders import ConvGRUEncoder
+from speechkit.encoders import ConvGRUEncoder, QuantizedEncoder, Wav2Vec2Encoder
 from speechkit.features import MFB, FrontEnd, UtteranceCMVN
-from speechkit.tasks import ContrastivePretraining
+from speechkit.tasks import ContrastivePretraining, MaskedContrastivePretraining
 
 FIXED = {  # an epoch at the rate 0, with batch norm: gradients and validation
     "other": {"negatives": "other_utterances"},
     "speaker": {"negatives": "same_speaker", "objective": "nce", "temperature": 1.0, "score": "dot"},
     "hard": {"negatives": "hard", "hard_pool_factor": 3, "negatives_at_a_time": 16},
 }
-RUNS = {1: [*FIXED, "twenty"], 2: [*FIXED, "twenty"], 4: ["twenty"]}  # number of processes -> what they train
+CODEBOOKS = {"gumbel": GumbelCodebook, "kmeans": KMeansCodebook}
+TWENTY = ("cpc", *CODEBOOKS, "vq")  # twenty steps of CPC, of wav2vec 2.0 with each codebook, and of vq-wav2vec
+RUNS = {1: [*FIXED, *TWENTY], 2: [*FIXED, *TWENTY], 4: TWENTY}  # number of processes -> what they train
 
 
 class Record(lightning.Callback):
@@ -37,18 +40,36 @@ class Record(lightning.Callback):
         self.losses.append(trainer.callback_metrics["train_loss"].item())
 
 
-def train(manifest: str, name: str, num_processes: int) -> dict[str, Any]:
+def make_task(name: str) -> lightning.LightningModule:
     torch.manual_seed(0)
-    norm, rate, steps = ("batch", 0.0, 3) if name in FIXED else ("channel", 3e-3, 20)
-    task = ContrastivePretraining(
-        front_end=FrontEnd(features=MFB(sample_rate_hz=8000, num_mels=20), cmvn=UtteranceCMVN()),
-        encoder=ConvGRUEncoder(input_dim=20, channels=16, hidden_size=16, num_layers=1, dropout=0.0, norm=norm),
+    front_end = FrontEnd(features=MFB(sample_rate_hz=8000, num_mels=20), cmvn=UtteranceCMVN())
+    if name in CODEBOOKS:
+        encoder = Wav2Vec2Encoder(
+            input_dim=20, channels=16, kernel_sizes=(5,), strides=(2,), conv_norm="layer", conv_bias=True, padded=True,
+            output_dim=16, num_layers=1, num_heads=2, feed_forward_dim=32, pre_norm=True, position_kernel_size=8,
+            position_groups=4, dropout=0.0, layer_drop=0.0,
+        )  # fmt: skip
+        codebook = CODEBOOKS[name](input_dim=16, num_codes=8, output_dim=16)
+        return MaskedContrastivePretraining(
+            front_end=front_end, encoder=encoder, codebook=codebook, prediction_dim=16, num_negatives=20,
+            span_length=4, learning_rate=3e-3, weight_decay=0.0,
+        )  # fmt: skip
+    norm = "batch" if name in FIXED else "channel"
+    gru = ConvGRUEncoder(input_dim=20, channels=16, hidden_size=16, num_layers=1, dropout=0.0, norm=norm)
+    codebook = GumbelCodebook(input_dim=16, num_codes=8, output_dim=16)
+    return ContrastivePretraining(
+        front_end=front_end,
+        encoder=QuantizedEncoder(encoder=gru, codebook=codebook) if name == "vq" else gru,
         num_steps=3,
         num_negatives=20,
-        learning_rate=rate,
+        learning_rate=0.0 if name in FIXED else 3e-3,
         weight_decay=0.0,
         **FIXED.get(name, {"negatives": "mixed"}),
     )
+
+
+def train(manifest: str, name: str, num_processes: int) -> dict[str, Any]:
+    task = make_task(name)
     data = SpeechDataModule(
         train=[manifest], dev=[manifest], batch_seconds=4.0, num_buckets=3, num_workers=0, crop_seconds=1.9
     )
@@ -57,7 +78,7 @@ def train(manifest: str, name: str, num_processes: int) -> dict[str, Any]:
         accelerator="cpu",
         devices=num_processes,
         strategy="ddp" if num_processes > 1 else "auto",
-        max_steps=steps,
+        max_steps=3 if name in FIXED else 20,
         callbacks=[StepSeed(), record, DataParallel(check_every_n_steps=1)],
         use_distributed_sampler=False,
         logger=False,
