@@ -26,6 +26,7 @@ PACKAGES = (
     "speechkit.text",
 )
 NOT_PARTS = {
+    "CodeUse",
     "FeatureStream",
     "FixedPointMultiplier",
     "MinMaxObserver",
@@ -45,7 +46,7 @@ REQUIRED = {
     "input_dim": 6, "context_dim": 4, "latent_dim": 5, "num_steps": 3, "vocab_size": 7, "num_features": 4,
     "features": MFB(num_mels=8), "mfb": MFB(num_mels=8), "front_end": MFB(num_mels=8),
     "qparams": QParams(0.5, 1, "int8"), "scale": 0.25, "zero_point": 3, "dtype": "int8",
-    "codebook": KMeansCodebook(input_dim=6, num_codes=4),
+    "codebook": KMeansCodebook(input_dim=4, num_codes=4, output_dim=4),
     "encoder": Wav2VecEncoder(input_dim=6, channels=4, context_kernel_sizes=(2, 3)),
 }  # fmt: skip
 SMALL = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from speechkit.callbacks import DataParallel, StepSeed
 from speechkit.codebooks import GumbelCodebook, KMeansCodebook
@@ -23,7 +24,8 @@ FIXED = {  # an epoch at the rate 0, with batch norm: gradients and validation
 }
 CODEBOOKS = {"gumbel": GumbelCodebook, "kmeans": KMeansCodebook}
 TWENTY = ("cpc", *CODEBOOKS, "vq")  # twenty steps of CPC, of wav2vec 2.0 with each codebook, and of vq-wav2vec
-RUNS = {1: [*FIXED, *TWENTY], 2: [*FIXED, *TWENTY], 4: TWENTY}  # number of processes -> what they train
+SHARDED = {"sharded": 0.0, "sharded-dropped": 0.5}  # wav2vec 2.0 whose parameters are in shards -> its layer_drop
+RUNS = {1: [*FIXED, *TWENTY], 2: [*FIXED, *TWENTY, *SHARDED], 4: TWENTY}  # number of processes -> what they train
 
 
 class Record(lightning.Callback):
@@ -34,7 +36,8 @@ class Record(lightning.Callback):
         self.gradients: list[dict[str, torch.Tensor]] = []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        self.gradients.append({name: p.grad.clone() for name, p in pl_module.named_parameters()})
+        gradients = {name: p.grad for name, p in pl_module.named_parameters()}
+        self.gradients.append({name: value.clone() for name, value in gradients.items() if type(value) is torch.Tensor})
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.losses.append(trainer.callback_metrics["train_loss"].item())
@@ -43,13 +46,13 @@ class Record(lightning.Callback):
 def make_task(name: str) -> lightning.LightningModule:
     torch.manual_seed(0)
     front_end = FrontEnd(features=MFB(sample_rate_hz=8000, num_mels=20), cmvn=UtteranceCMVN())
-    if name in CODEBOOKS:
+    if name in CODEBOOKS or name in SHARDED:
         encoder = Wav2Vec2Encoder(
             input_dim=20, channels=16, kernel_sizes=(5,), strides=(2,), conv_norm="layer", conv_bias=True, padded=True,
             output_dim=16, num_layers=1, num_heads=2, feed_forward_dim=32, pre_norm=True, position_kernel_size=8,
-            position_groups=4, dropout=0.0, layer_drop=0.0,
+            position_groups=4, dropout=0.0, layer_drop=SHARDED.get(name, 0.0),
         )  # fmt: skip
-        codebook = CODEBOOKS[name](input_dim=16, num_codes=8, output_dim=16)
+        codebook = CODEBOOKS.get(name, GumbelCodebook)(input_dim=16, num_codes=8, output_dim=16)
         return MaskedContrastivePretraining(
             front_end=front_end, encoder=encoder, codebook=codebook, prediction_dim=16, num_negatives=20,
             span_length=4, learning_rate=3e-3, weight_decay=0.0,
@@ -70,6 +73,9 @@ def make_task(name: str) -> lightning.LightningModule:
 
 def train(manifest: str, name: str, num_processes: int) -> dict[str, Any]:
     task = make_task(name)
+    strategy: Any = "ddp" if num_processes > 1 else "auto"
+    if name in SHARDED:
+        strategy = ModelParallelStrategy(save_distributed_checkpoint=False)
     data = SpeechDataModule(
         train=[manifest], dev=[manifest], batch_seconds=4.0, num_buckets=3, num_workers=0, crop_seconds=1.9
     )
@@ -77,7 +83,7 @@ def train(manifest: str, name: str, num_processes: int) -> dict[str, Any]:
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=num_processes,
-        strategy="ddp" if num_processes > 1 else "auto",
+        strategy=strategy,
         max_steps=3 if name in FIXED else 20,
         callbacks=[StepSeed(), record, DataParallel(check_every_n_steps=1)],
         use_distributed_sampler=False,

@@ -1,6 +1,7 @@
 """Pretraining in any number of processes is that in one."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -58,3 +59,10 @@ def test_one_two_and_four_processes_have_the_same_first_twenty_losses(of_process
     assert len(set(one)) == 20
     assert two == pytest.approx(one, abs=1e-5)
     assert four == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_sharded_parameters_change_no_loss(of_processes: dict[int, Any]) -> None:
+    one, two = of_processes[1]["gumbel"]["losses"], of_processes[2]
+    assert two["sharded"]["losses"] == pytest.approx(one, abs=1e-5)
+    assert all(math.isfinite(loss) for loss in two["sharded-dropped"]["losses"])
