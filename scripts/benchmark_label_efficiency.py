@@ -205,7 +205,35 @@ def measure_strings(runs: Path, jobs: int, seeds: Sequence[int]) -> dict[str, An
             for start in ("scratch", "pretrained")
         }
         reductions[test] = 1.0 - of["pretrained"] / of["scratch"]
-    return {"strangers": list(STRANGERS), "runs": rows, "relative_reduction_of_wer": reductions}
+    known_and_strangers = strings / "known-and-strangers.jsonl"
+    known_and_strangers.write_text(
+        "".join((strings / f"{test}.jsonl").read_text(encoding="utf-8") for test in ("test", "unseen")),
+        encoding="utf-8",
+    )
+    aligner = runs / f"strings-pretrained-{seeds[0]}" / "bundle"
+    kept = {what: probe(encoder, known_and_strangers, what, aligner) for what in ("features", "latents", "context")}
+    return {
+        "strangers": list(STRANGERS),
+        "runs": rows,
+        "relative_reduction_of_wer": reductions,
+        "what_the_encoder_keeps": kept,
+    }
+
+
+def probe(bundle: Path, manifest: Path, what: str, aligner: Path) -> dict[str, float]:
+    """What frames tell of the speaker and of the words, by linear probes and ABX."""
+    out = bundle.parent / f"probe-{what}.json"
+    if not out.exists():
+        options = ["--what", what, "--aligner", str(aligner), "--json", str(out)]
+        speechkit(bundle.parent / "log.txt", "probe", str(bundle), str(manifest), *options)
+    figures = json.loads(out.read_text(encoding="utf-8"))
+    return {
+        "speaker": figures["speaker"]["accuracy"],
+        "speaker_chance": figures["speaker"]["chance"],
+        "word": figures["label"]["accuracy"],
+        "abx_within": figures["abx_within"]["error"],
+        "abx_across": figures["abx_across"]["error"],
+    }
 
 
 def write_table(result: dict[str, Any], folder: Path) -> None:
@@ -251,6 +279,16 @@ def write_table(result: dict[str, Any], folder: Path) -> None:
             lines.append(f"| {start} | {len(rows)} | {' | '.join(cells)} |")
         fewer = [f"{100 * strings['relative_reduction_of_wer'][test]:.0f} %" for test in ("test", "unseen")]
         lines.append(f"| fewer errors | | {' | '.join(fewer)} |")
+        lines += [
+            "",
+            "What frames tell of six speakers, two of them strangers (linear probes; ABX error, chance 50 %):",
+            "",
+        ]
+        lines += ["| frames | speaker % right | word % right | ABX within a speaker % | ABX across speakers % |"]
+        lines += ["|---|---|---|---|---|"]
+        for what, kept in strings["what_the_encoder_keeps"].items():
+            cells = [f"{100 * kept[key]:.1f}" for key in ("speaker", "word", "abx_within", "abx_across")]
+            lines.append(f"| {what} | {' | '.join(cells)} |")
     lines += [
         "",
         f"{result['machine']}, one thread a training, {result['date']}. `+-`: from least to largest seed, halved.",
