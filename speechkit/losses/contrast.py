@@ -80,27 +80,7 @@ def compare(
     scores = _scorer(predictions, latents, negatives, candidates, codes, target)
     spans = [slice(start, start + chunk_size) for start in range(0, negatives.frame.shape[-1], chunk_size)]
     threshold = None if num_hardest is None else _nth_highest(scores, spans, num_hardest)
-
-    def reduced(span: slice) -> tuple[Tensor, ...]:
-        of_chunk, kept = scores(span)
-        detached = of_chunk.detach()
-        count = num_drawn = kept.sum(dim=-1)
-        total = detached.masked_fill(~kept, 0.0).sum(dim=-1)
-        if threshold is not None:
-            kept = kept & (detached >= threshold)
-            count = kept.sum(dim=-1)
-        return reduce(of_chunk, kept), detached.masked_fill(~kept, lowest(of_chunk)).amax(-1), count, total, num_drawn
-
-    def joined(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        sums = (a + b for a, b in zip(one[2:], other[2:], strict=True))
-        return combine(one[0], other[0]), torch.maximum(one[1], other[1]), *sums
-
-    if len(spans) == 1:
-        parts = reduced(spans[0])
-    else:
-        again = functools.partial(checkpoint, reduced, use_reentrant=False, preserve_rng_state=False)
-        parts = functools.reduce(joined, map(again, spans))
-    result, highest, count, total, num_drawn = parts
+    result, highest, count, total, num_drawn = _over_chunks(scores, spans, threshold, reduce, combine)
     valid = (target < lengths[:, None]) & (count > 0)
     gap = temperature * (positive.detach() - total / num_drawn.clamp(min=1))
     return Comparison(positive, result, (highest < positive.detach()) & valid, gap, count, valid)
@@ -181,6 +161,37 @@ def _scorer(
         return scores, (place[1] >= 0)[:, None] & (codes[place][:, None] != target_codes)
 
     return of_pool
+
+
+def _over_chunks(
+    scores: Callable[[slice], tuple[Tensor, Tensor]],
+    spans: list[slice],
+    threshold: Tensor | None,
+    reduce: Callable[[Tensor, Tensor], Tensor],
+    combine: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, ...]:
+    """Of the negatives that count, each (B, P): their scores reduced, their highest score, how many there are; then,
+    of all that were drawn, the sum of their scores and how many there are."""
+
+    def of_chunk(span: slice) -> tuple[Tensor, ...]:
+        chunk, kept = scores(span)
+        detached = chunk.detach()
+        count = num_drawn = kept.sum(dim=-1)
+        total = detached.masked_fill(~kept, 0.0).sum(dim=-1)
+        if threshold is not None:
+            kept = kept & (detached >= threshold)
+            count = kept.sum(dim=-1)
+        highest = detached.masked_fill(~kept, lowest(detached)).amax(dim=-1)
+        return reduce(chunk, kept), highest, count, total, num_drawn
+
+    def joined(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        sums = (a + b for a, b in zip(one[2:], other[2:], strict=True))
+        return combine(one[0], other[0]), torch.maximum(one[1], other[1]), *sums
+
+    if len(spans) == 1:
+        return of_chunk(spans[0])
+    computed_again = functools.partial(checkpoint, of_chunk, use_reentrant=False, preserve_rng_state=False)
+    return functools.reduce(joined, map(computed_again, spans))
 
 
 def _without_repeats(negatives: Negatives, num_frames: int) -> Negatives:
