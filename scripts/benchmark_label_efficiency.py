@@ -108,14 +108,14 @@ def write_encoder(out: Path, recipe: str) -> Path:
     return path
 
 
-def measure_read(runs: Path, jobs: int, seeds: Sequence[int], epochs: int) -> dict[str, Any]:
+def measure_read(runs: Path, jobs: int, seeds: Sequence[int], epochs: int, precision: str) -> dict[str, Any]:
     """Every objective with 10 minutes of labels, the best one with 30 and with all."""
     runs.mkdir(parents=True, exist_ok=True)
     manifests = json.dumps([str(DATA / name / "train.jsonl") for name in CORPORA])
 
     def pretrain(objective: str) -> Path:
-        out, options = runs / f"pretrained-{objective}", [f"data.train={manifests}", f"trainer.max_epochs={epochs}"]
-        return train(out, "pretrain", "--config", objective, *options)
+        options = [f"data.train={manifests}", f"trainer.max_epochs={epochs}", f"trainer.precision={precision}"]
+        return train(runs / f"pretrained-{objective}", "pretrain", "--config", objective, *options)
 
     def finetune(labels: str, objective: str, seed: int, *, pretrained: bool) -> Row:
         recipe = objective if pretrained else OBJECTIVES[objective]
@@ -129,7 +129,7 @@ def measure_read(runs: Path, jobs: int, seeds: Sequence[int], epochs: int) -> di
             train_sets = [str(write_labels(runs / f"labels-{labels}", int(labels)))]
         overlay = write_encoder(runs, recipe)
         configs = ["--config", "read_few_labels", "--config", str(overlay)]
-        options += [f"seed_everything={seed}", f"data.train={json.dumps(train_sets)}"]
+        options += [f"seed_everything={seed}", f"data.train={json.dumps(train_sets)}", f"trainer.precision={precision}"]
         bundle = train(out, "finetune", *configs, *options)
         row: Row = {"labels": labels, "encoder": recipe, "start": start, "seed": seed}
         for corpus in LABELLED:
@@ -156,7 +156,8 @@ def measure_read(runs: Path, jobs: int, seeds: Sequence[int], epochs: int) -> di
     ]
     rows += side_by_side(jobs, more)
     seconds = {name: sum(json.loads((runs / f"pretrained-{name}" / "seconds.json").read_text())) for name in OBJECTIVES}
-    return {"best_on_dev": best, "pretraining_epochs": epochs, "pretraining_seconds": seconds, "runs": rows}
+    pretraining = {"epochs": epochs, "precision": precision, "seconds": seconds}
+    return {"best_on_dev": best, "pretraining": pretraining, "runs": rows}
 
 
 def pooled(scores: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -332,6 +333,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/label-efficiency"), help="(%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(%(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="of pretraining for read sentences (%(default)s)")
+    parser.add_argument("--precision", default="32-true", help="of read sentences; bf16-mixed where the CPU has it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time (%(default)s)")
     arguments = parser.parse_args()
     runs, path = arguments.runs.resolve(), RESULTS / "label_efficiency.json"
@@ -344,7 +346,9 @@ def main() -> None:
     }
     for part in arguments.parts or ("read", "strings"):
         if part == "read":
-            result["read"] = measure_read(runs / "read", arguments.jobs, arguments.seeds, arguments.epochs)
+            result["read"] = measure_read(
+                runs / "read", arguments.jobs, arguments.seeds, arguments.epochs, arguments.precision
+            )
         else:
             result["digit strings"] = measure_strings(runs, arguments.jobs, arguments.seeds)
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
