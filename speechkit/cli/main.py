@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides = [*arguments.overrides, *rest]
     try:
         return arguments.run(arguments)
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, ImportError, OSError) as error:
         if os.environ.get("SPEECHKIT_TRACEBACK"):
             raise

@@ -1,6 +1,17 @@
 """From logits to text, and how wrong the text is."""
 
 from speechkit.decoding.error_rates import ErrorCounts, ErrorRate, bootstrap_interval, count_errors, error_rate
-from speechkit.decoding.greedy import greedy_decode
+from speechkit.decoding.greedy import greedy_decode, greedy_spans
+from speechkit.decoding.word_times import WordSpan, find_words
 
-__all__ = ["ErrorCounts", "ErrorRate", "bootstrap_interval", "count_errors", "error_rate", "greedy_decode"]
+__all__ = [
+    "ErrorCounts",
+    "ErrorRate",
+    "WordSpan",
+    "bootstrap_interval",
+    "count_errors",
+    "error_rate",
+    "find_words",
+    "greedy_decode",
+    "greedy_spans",
+]

@@ -4,11 +4,14 @@ Each is fitted once on training texts (`fit`). What the constructor's arguments 
 """
 
 import io
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from speechkit.text.normalization import normalize_text
+
+_WORD_MARK = "\u2581"  # at the start of SentencePiece's pieces that begin a word
 
 
 class Tokenizer(ABC):
@@ -36,6 +39,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Label ids (no blanks, repeats already collapsed) -> text."""
+
+    @abstractmethod
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        """Where the words of decoded labels stand among them: `decode(ids[word])` is one word, and not empty."""
 
     def files(self) -> dict[str, bytes]:
         """What a bundle must hold besides the constructor's arguments: name -> content. Nothing, unless overridden."""
@@ -89,6 +96,10 @@ class CharTokenizer(_SymbolTokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join("".join(self.symbols[label - 1] for label in ids).split())
 
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        text = "".join(self.symbols[label - 1] for label in ids)
+        return [slice(*match.span()) for match in re.finditer(r"\S+", text)]
+
     def _split(self, text: str) -> list[str]:
         return list(text)
 
@@ -104,6 +115,9 @@ class WordTokenizer(_SymbolTokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.symbols[label - 1] for label in ids)
+
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        return [slice(place, place + 1) for place in range(len(ids))]
 
     def _split(self, text: str) -> list[str]:
         return text.split()
@@ -170,6 +184,13 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         assert self._processor is not None, "fit or load the tokenizer first"
         return " ".join(self._processor.decode([label - 1 for label in ids if label > 1]).split())
+
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        assert self._processor is not None, "fit or load the tokenizer first"
+        pieces = [self._processor.id_to_piece(label - 1) for label in ids]
+        starts = [place for place, piece in enumerate(pieces) if place == 0 or piece.startswith(_WORD_MARK)]
+        words = [slice(*ends) for ends in zip(starts, [*starts[1:], len(pieces)], strict=True)]
+        return [word for word in words if self.decode(ids[word])]
 
     def files(self) -> dict[str, bytes]:
         return {"tokens.model": self._model}
