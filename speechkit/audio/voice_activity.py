@@ -12,7 +12,8 @@ FRAME_SECONDS = 0.01
 _FLOOR_SECONDS = 10.0  # how long a quiet moment is remembered
 _WARM_UP_SECONDS = 1.0  # before so much was heard, the floor is the quietest that a recording can be
 _SMOOTHING_FRAMES = 5
-_QUIETEST_DB = -80.0  # of full scale
+_QUIETEST_DB = -80.0  # of full scale: no floor is below this,
+_LOUDEST_DB = -40.0  # nor above this, so what is loud is speech, however steady
 
 
 class VoiceActivityDetector:
@@ -55,4 +56,4 @@ class VoiceActivityDetector:
         minima.append((frame, level))
         if minima[0][0] <= frame - _FLOOR_SECONDS / FRAME_SECONDS:
             minima.popleft()
-        return minima[0][1] if frame * FRAME_SECONDS >= _WARM_UP_SECONDS else _QUIETEST_DB
+        return min(minima[0][1], _LOUDEST_DB) if frame * FRAME_SECONDS >= _WARM_UP_SECONDS else _QUIETEST_DB
