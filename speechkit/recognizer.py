@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -32,6 +32,8 @@ from speechkit.transcription import (
     read_segments,
 )
 from speechkit.transcription.reading import Event
+
+Result = tuple[int, Passage | RecordingEnd | AudioError]
 
 __all__ = ["Input", "Recognizer", "Segment", "Span", "Transcript", "Word", "check_device"]
 
@@ -85,6 +87,7 @@ class Recognizer:
             encoder=bundle.encoder,
             head=bundle.head,
             tokenizer=bundle.tokenizer,
+            temperature=bundle.decoding.get("temperature", 1.0),
             device=device,
         )
 
@@ -147,30 +150,56 @@ class Recognizer:
 
         Files are read in threads ahead of the model, and decoded in another one behind it.
         """
+        decoded: deque[tuple[list[Result], Future[list[Segment]]]] = deque()
+        segments: dict[int, list[Segment]] = {}
+        batches = self._results(inputs, sample_rate_hz or self.sample_rate_hz, batch_seconds, num_workers)
+        with ThreadPoolExecutor(1) as pool, closing(batches):
+            for results in batches:
+                passages = [item for _, item in results if isinstance(item, Passage)]
+                decoded.append((results, pool.submit(self.decode, passages, word_times=word_times)))
+                if len(decoded) > 1:
+                    yield from _transcripts(*decoded.popleft(), segments)
+            while decoded:
+                yield from _transcripts(*decoded.popleft(), segments)
+
+    def passages_iter(
+        self, inputs: Sequence[Input], *, batch_seconds: float = 120.0, num_workers: int = 2
+    ) -> Iterator[tuple[int, list[Passage] | AudioError]]:
+        """What `decode` turns into text, for those who decode it many times: logits of the stretches of speech.
+
+        Yields:
+            (place in the inputs, its passages in order, or why it cannot be read).
+        """
+        open_passages: dict[int, list[Passage]] = {}
+        with closing(self._results(inputs, self.sample_rate_hz, batch_seconds, num_workers)) as batches:
+            for place, item in (result for results in batches for result in results):
+                passages = open_passages.setdefault(place, [])
+                if isinstance(item, Passage):
+                    passages.append(item)
+                else:
+                    del open_passages[place]
+                    yield place, item if isinstance(item, AudioError) else passages
+
+    def _results(
+        self, inputs: Sequence[Input], rate: int, batch_seconds: float, num_workers: int
+    ) -> Generator[list[Result], None, None]:
+        """Of a batch at a time, its passages in order, and the ends of recordings and errors between them."""
         if not batch_seconds > 0:
             raise ValueError(f"`batch_seconds` must be positive, got {batch_seconds}.")
         if num_workers < 1:
             raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
-        rate = sample_rate_hz or self.sample_rate_hz
         durations = []
         for place, item in enumerate(inputs):
             try:
                 durations.append((place, duration_seconds(item, rate)))
             except AudioError as error:
-                yield place, Transcript(error=str(error))
+                yield [(place, error)]
         durations.sort(key=lambda entry: entry[1])
         events = read_segments(inputs, durations, rate, self.sample_rate_hz, num_workers)
-        open_places: dict[int, tuple[PassageJoiner, list[Segment]]] = {}
-        waiting: deque[tuple[list[tuple[int, Passage | RecordingEnd | AudioError]], Future[list[Segment]]]] = deque()
-        with ThreadPoolExecutor(1) as pool, closing(read_ahead(events)) as ahead:
+        joiners: dict[int, PassageJoiner] = {}
+        with closing(read_ahead(events)) as ahead:
             for batch in _batches(ahead, batch_seconds * self.sample_rate_hz):
-                results = list(self._passages(batch, open_places))
-                passages = [item for _, item in results if isinstance(item, Passage)]
-                waiting.append((results, pool.submit(self.decode, passages, word_times=word_times)))
-                if len(waiting) > 1:
-                    yield from _finished(*waiting.popleft(), open_places)
-            while waiting:
-                yield from _finished(*waiting.popleft(), open_places)
+                yield list(self._passages(batch, joiners))
 
     def stream(
         self, *, sample_rate_hz: int | None = None, partial_seconds: float = 0.3, word_times: bool = True
@@ -210,8 +239,16 @@ class Recognizer:
         return [row[:count] for row, count in zip(logits.float().cpu(), frames.tolist(), strict=True)]
 
     @torch.inference_mode()
-    def decode(self, passages: Sequence[Passage], *, word_times: bool = True) -> list[Segment]:
-        """Logits of stretches of speech -> text."""
+    def decode(
+        self, passages: Sequence[Passage], *, word_times: bool = True, temperature: float | None = None
+    ) -> list[Segment]:
+        """Logits of stretches of speech -> text.
+
+        Args:
+            passages: in any order.
+            word_times: whether to find out when each word is said, and how sure it is.
+            temperature: of confidences; the recogniser's own if none.
+        """
         if not passages:
             return []
         logits = pad_sequence([passage.logits for passage in passages], batch_first=True)
@@ -219,7 +256,7 @@ class Recognizer:
         labels = greedy_decode(logits, frames, blank=self.tokenizer.blank_id)
         spans: list[Any] = [()] * len(passages)
         if word_times:
-            spans = find_words(logits, frames, labels, self.tokenizer, temperature=self.temperature)
+            spans = find_words(logits, frames, labels, self.tokenizer, temperature=temperature or self.temperature)
         segments = []
         for passage, row, words in zip(passages, labels, spans, strict=True):
             first = passage.first_seconds - self._step_seconds / 2
@@ -236,21 +273,18 @@ class Recognizer:
             segments.append(Segment(text, passage.start_seconds, passage.end_seconds, timed))
         return segments
 
-    def _passages(
-        self, batch: Sequence[Event], open_places: dict[int, tuple[PassageJoiner, list[Segment]]]
-    ) -> Iterator[tuple[int, Passage | RecordingEnd | AudioError]]:
+    def _passages(self, batch: Sequence[Event], joiners: dict[int, PassageJoiner]) -> Iterator[Result]:
         """Segments -> the passages that are complete with them; ends and errors in between stay where they are."""
         logits = iter(self.segment_logits([event for _, event in batch if isinstance(event, AudioSegment)]))
         for place, event in batch:
-            if place not in open_places:
-                open_places[place] = self.joiner(), []
-            joiner, _ = open_places[place]
+            joiner = joiners.setdefault(place, self.joiner())
             if isinstance(event, AudioSegment):
                 yield from ((place, passage) for passage in joiner.push(event, next(logits)))
-            else:
-                if isinstance(event, RecordingEnd):
-                    yield from ((place, passage) for passage in joiner.finish())
-                yield place, event
+                continue
+            del joiners[place]
+            if isinstance(event, RecordingEnd):
+                yield from ((place, passage) for passage in joiner.finish())
+            yield place, event
 
 
 def check_device(device: str) -> None:
@@ -278,18 +312,17 @@ def _batches(events: Iterable[Event], most_samples: float) -> Iterator[list[Even
         yield batch
 
 
-def _finished(
-    results: Sequence[tuple[int, Passage | RecordingEnd | AudioError]],
-    decoded: Future[list[Segment]],
-    open_places: dict[int, tuple[PassageJoiner, list[Segment]]],
+def _transcripts(
+    results: Sequence[Result], decoded: Future[list[Segment]], open_segments: dict[int, list[Segment]]
 ) -> Iterator[tuple[int, Transcript]]:
     """The transcripts of the recordings that end in a batch."""
     segments = iter(decoded.result())
     for place, item in results:
         if isinstance(item, Passage):
-            open_places[place][1].append(next(segments))
-        elif isinstance(item, AudioError):
-            del open_places[place]
+            open_segments.setdefault(place, []).append(next(segments))
+            continue
+        done = tuple(open_segments.pop(place, ()))
+        if isinstance(item, AudioError):
             yield place, Transcript(error=str(item))
         else:
-            yield place, Transcript(tuple(open_places.pop(place)[1]), item.duration_seconds)
+            yield place, Transcript(done, item.duration_seconds)

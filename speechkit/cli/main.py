@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import speechkit
 from speechkit.cli import (
+    calibrate,
     configs,
     data,
     embed,
@@ -32,6 +33,7 @@ _COMMANDS = {
     "probe": probe,
     "embed": embed,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "features": features,
     "transcribe": transcribe,
 }
