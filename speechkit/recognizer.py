@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from speechkit.audio import AudioError, load_audio, read_audio_info, resample
 from speechkit.bundle import load_bundle
 from speechkit.decoding import greedy_decode
+from speechkit.pretrained import import_hf
 from speechkit.text import Tokenizer
 
 Input = str | os.PathLike[str] | np.ndarray | Tensor
@@ -69,6 +70,25 @@ class Recognizer:
         bundle = load_bundle(path, trusted_packages=trusted_packages)
         if bundle.head is None or bundle.tokenizer is None:
             raise ValueError(f"{path}: a pretrained encoder without a head; fine-tune it first (speechkit finetune)")
+        return cls(
+            front_end=bundle.front_end,
+            encoder=bundle.encoder,
+            head=bundle.head,
+            tokenizer=bundle.tokenizer,
+            device=device,
+        )
+
+    @classmethod
+    def from_hf(cls, path_or_name: str | os.PathLike[str], *, device: str = "cpu") -> "Recognizer":
+        """Takes a `Wav2Vec2ForCTC` or `HubertForCTC` of Hugging Face: a folder, or a name on its hub.
+
+        Raises:
+            ValueError: no such checkpoint, another model, or one without a CTC head; one line.
+            ImportError: a name on the hub, and huggingface_hub is not installed.
+        """
+        bundle = import_hf(path_or_name)
+        if bundle.head is None or bundle.tokenizer is None:
+            raise ValueError(f"{path_or_name}: a pretrained encoder without a CTC head; import and fine-tune it first")
         return cls(
             front_end=bundle.front_end,
             encoder=bundle.encoder,

@@ -17,9 +17,9 @@ LAYERS = (  # a part may import itself and what is in a layer before its own
     ("heads",),
     ("losses", "decoding"),
     ("bundle",),
-    ("tasks", "probing"),
+    ("tasks", "probing", "pretrained"),
     ("callbacks",),
-    ("export", "recognizer", "pretrained"),
+    ("export", "recognizer"),
     ("pipelines",),
     ("cli",),
     ("__init__", "__main__"),  # of speechkit itself

@@ -23,7 +23,7 @@ from speechkit.cli import (
 
 _COMMANDS = {
     "data": data,
-    "import": import_model,
+    "import-hf": import_model,
     "configs": configs,
     "pretrain": train,
     "finetune": train,

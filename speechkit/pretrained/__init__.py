@@ -1,5 +1,5 @@
 """Models of other toolkits -> bundles."""
 
-from speechkit.pretrained.wav2vec2 import import_wav2vec2
+from speechkit.pretrained.huggingface import import_hf
 
-__all__ = ["import_wav2vec2"]
+__all__ = ["import_hf"]
