@@ -1,13 +1,15 @@
-"""`speechkit import-hf`: another toolkit's model -> a bundle."""
+"""`speechkit import-hf` and `speechkit import-torchaudio`: another toolkit's model -> a bundle."""
 
 import argparse
 from pathlib import Path
 
 _HELP = {
     "import-hf": "a wav2vec 2.0 or HuBERT of Hugging Face -> a bundle",
+    "import-torchaudio": "a wav2vec 2.0 or HuBERT of torchaudio -> a bundle",
 }
 _SOURCE = {
     "import-hf": "folder, or name on the Hugging Face hub",
+    "import-torchaudio": "name of a torchaudio pipeline, such as WAV2VEC2_ASR_BASE_960H",
 }
 
 
@@ -25,11 +27,12 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _run(arguments: argparse.Namespace) -> int:
     from speechkit.bundle import save_bundle
-    from speechkit.pretrained import import_hf
+    from speechkit.pretrained import import_hf, import_torchaudio_pipeline
 
     if Path(arguments.out).exists():
         raise ValueError(f"{arguments.out}: is there already; name another bundle")
-    bundle = import_hf(arguments.source)
+    take = import_hf if arguments.command == "import-hf" else import_torchaudio_pipeline
+    bundle = take(arguments.source)
     save_bundle(bundle, arguments.out)
     print(f"bundle: {arguments.out}")
     if bundle.head is None:

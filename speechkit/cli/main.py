@@ -24,6 +24,7 @@ from speechkit.cli import (
 _COMMANDS = {
     "data": data,
     "import-hf": import_model,
+    "import-torchaudio": import_model,
     "configs": configs,
     "pretrain": train,
     "finetune": train,
