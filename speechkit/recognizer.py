@@ -16,6 +16,7 @@ from speechkit.bundle import load_bundle
 from speechkit.decoding import find_words, greedy_decode
 from speechkit.encoders.receptive_field import encoder_stride, receptive_field
 from speechkit.features.framing import first_frame_seconds
+from speechkit.pretrained import import_hf
 from speechkit.text import Tokenizer
 from speechkit.transcription import (
     Input,
@@ -88,6 +89,25 @@ class Recognizer:
             head=bundle.head,
             tokenizer=bundle.tokenizer,
             temperature=bundle.decoding.get("temperature", 1.0),
+            device=device,
+        )
+
+    @classmethod
+    def from_hf(cls, path_or_name: str | os.PathLike[str], *, device: str = "cpu") -> "Recognizer":
+        """Takes a `Wav2Vec2ForCTC` or `HubertForCTC` of Hugging Face: a folder, or a name on its hub.
+
+        Raises:
+            ValueError: no such checkpoint, another model, or one without a CTC head; one line.
+            ImportError: a name on the hub, and huggingface_hub is not installed.
+        """
+        bundle = import_hf(path_or_name)
+        if bundle.head is None or bundle.tokenizer is None:
+            raise ValueError(f"{path_or_name}: a pretrained encoder without a CTC head; import and fine-tune it first")
+        return cls(
+            front_end=bundle.front_end,
+            encoder=bundle.encoder,
+            head=bundle.head,
+            tokenizer=bundle.tokenizer,
             device=device,
         )
 

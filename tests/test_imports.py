@@ -18,10 +18,10 @@ LAYERS = (  # a part may import itself and what is in a layer before its own
     ("losses",),
     ("decoding",),
     ("bundle",),
-    ("tasks", "probing"),
+    ("tasks", "probing", "pretrained"),
     ("callbacks",),
     ("transcription",),
-    ("export", "recognizer", "pretrained"),
+    ("export", "recognizer"),
     ("pipelines",),
     ("cli",),
     ("__init__", "__main__"),  # of speechkit itself

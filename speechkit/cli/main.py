@@ -24,7 +24,8 @@ from speechkit.cli import (
 
 _COMMANDS = {
     "data": data,
-    "import": import_model,
+    "import-hf": import_model,
+    "import-torchaudio": import_model,
     "configs": configs,
     "pretrain": train,
     "finetune": train,

@@ -12,9 +12,7 @@ from scipy.optimize import minimize_scalar
 _LEAST = 1e-4  # confidence beyond which being wrong costs no more
 
 
-def expected_calibration_error(
-    confidences: Sequence[float], right: Sequence[bool], *, num_bins: int = 10
-) -> float:
+def expected_calibration_error(confidences: Sequence[float], right: Sequence[bool], *, num_bins: int = 10) -> float:
     """The mean distance between confidence and share of right words, over bins of confidence.
 
     Args:

@@ -4,6 +4,7 @@ Each is fitted once on training texts (`fit`). What the constructor's arguments 
 """
 
 import io
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,11 +98,44 @@ class CharTokenizer(_SymbolTokenizer):
         return " ".join("".join(self.symbols[label - 1] for label in ids).split())
 
     def split_words(self, ids: Sequence[int]) -> list[slice]:
-        text = "".join(self.symbols[label - 1] for label in ids)
-        return [slice(*match.span()) for match in re.finditer(r"\S+", text)]
+        gaps = [-1, *(place for place, label in enumerate(ids) if self.symbols[label - 1] == " "), len(ids)]
+        words = [slice(before + 1, behind) for before, behind in itertools.pairwise(gaps)]
+        return [word for word in words if self.decode(ids[word])]
 
     def _split(self, text: str) -> list[str]:
         return list(text)
+
+
+class VocabularyTokenizer(CharTokenizer):
+    """Symbols that another toolkit chose: of any number of characters, in any case, and some that write nothing.
+
+    A text is made of the longest symbols that fit, from the left; what is decoded is normalised.
+
+    Args:
+        symbols: what the labels write; " " between words.
+        silent: those that write nothing, such as "<unk>".
+
+    Raises:
+        ValueError: no symbols, or a silent one that is not among them.
+    """
+
+    def __init__(self, symbols: Iterable[str], silent: Iterable[str] = ()) -> None:
+        super().__init__(symbols)
+        self.silent = tuple(silent)
+        if not self.symbols or not set(self.silent) <= set(self.symbols):
+            raise ValueError(f"`symbols` must hold all of `silent`, got {self.symbols} and {self.silent}.")
+        written = sorted((symbol for symbol in self.symbols if symbol not in self.silent), key=len, reverse=True)
+        self._pattern = re.compile("|".join([*map(re.escape, written), "."]))
+
+    def fit(self, texts: Iterable[str]) -> None:
+        """Nothing is left to choose."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        symbols = (self.symbols[label - 1] for label in ids)
+        return normalize_text("".join(symbol for symbol in symbols if symbol not in self.silent))
+
+    def _split(self, text: str) -> list[str]:
+        return self._pattern.findall(text)
 
 
 class WordTokenizer(_SymbolTokenizer):
