@@ -10,6 +10,8 @@ from typing import Any
 
 from speechkit.text.normalization import normalize_text
 
+_WORD_MARK = "\u2581"  # what SentencePiece writes for a space
+
 
 class Tokenizer(ABC):
     """Maps text to label ids and back; `blank_id` is 0."""
@@ -36,6 +38,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Label ids (no blanks, repeats already collapsed) -> text."""
+
+    @abstractmethod
+    def label_text(self, label: int) -> str:
+        """What one label adds to a text; a space at its beginning ends the word before it.
+
+        The texts of a sequence's labels, joined and with single spaces, are what `decode` gives. A label that stands
+        for no text (an unknown piece) adds "".
+        """
 
     def files(self) -> dict[str, bytes]:
         """What a bundle must hold besides the constructor's arguments: name -> content. Nothing, unless overridden."""
@@ -87,7 +97,10 @@ class CharTokenizer(_SymbolTokenizer):
     kind = "character"
 
     def decode(self, ids: Sequence[int]) -> str:
-        return " ".join("".join(self.symbols[label - 1] for label in ids).split())
+        return " ".join("".join(map(self.label_text, ids)).split())
+
+    def label_text(self, label: int) -> str:
+        return self.symbols[label - 1]
 
     def _split(self, text: str) -> list[str]:
         return list(text)
@@ -104,6 +117,9 @@ class WordTokenizer(_SymbolTokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.symbols[label - 1] for label in ids)
+
+    def label_text(self, label: int) -> str:
+        return " " + self.symbols[label - 1]
 
     def _split(self, text: str) -> list[str]:
         return text.split()
@@ -170,6 +186,11 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         assert self._processor is not None, "fit or load the tokenizer first"
         return " ".join(self._processor.decode([label - 1 for label in ids if label > 1]).split())
+
+    def label_text(self, label: int) -> str:
+        assert self._processor is not None, "fit or load the tokenizer first"
+        piece: str = self._processor.id_to_piece(label - 1)
+        return "" if label == 1 else piece.replace(_WORD_MARK, " ")
 
     def files(self) -> dict[str, bytes]:
         return {"tokens.model": self._model}
