@@ -70,11 +70,11 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @kernel
-def find_slot(keys: NDArray[Any], key: int) -> int:
+def find_slot(keys: NDArray[Any], key: int) -> np.int64:
     """The slot that holds the key, or the empty one where it belongs."""
     mixed = np.uint64(key)
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finalizer, one round
-    slot = int((mixed ^ (mixed >> np.uint64(32))) & np.uint64(keys.size - 1))
+    slot = np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(keys.size - 1))
     while keys[slot] != key and keys[slot] != -1:
         slot = (slot + 1) & (keys.size - 1)
     return slot
