@@ -13,7 +13,7 @@ All logarithms are natural.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numba
@@ -195,7 +195,7 @@ class NGram:
             self.words.append(UNKNOWN)
             ids, log_probs, backoffs = levels[0]
             levels[0] = Level(
-                np.append(ids, np.array([[len(ids)]], ids.dtype), axis=0),
+                np.append(ids, np.array([[len(self.words) - 1]], ids.dtype), axis=0),
                 np.append(log_probs, UNSEEN_LOG_PROB),
                 np.append(backoffs, 0.0),
             )
@@ -208,6 +208,19 @@ class NGram:
         self.tables = build_tables(levels)
         self.unknown_id, self.end_id = self.word_ids[UNKNOWN], self.word_ids[END]
         self.begin_state = int(advance(self.tables, 0, self.word_ids[BEGIN])[1])
+
+    def levels(self) -> Iterator[Level]:
+        """The n-grams of order 1, 2, ... in the order in which they were given."""
+        tables, taken = self.tables, self.tables.keys >= 0
+        parents, words = np.zeros((2, len(tables.log_probs)), np.int32)
+        parents[tables.children[taken]] = tables.keys[taken] >> 32
+        words[tables.children[taken]] = tables.keys[taken] & 0xFFFFFFFF
+        ids, first, end = np.zeros((1, 0), np.int32), 0, 1  # of the order before
+        for count in self.num_ngrams:
+            nodes = slice(end, end + count)
+            ids = np.column_stack([ids[parents[nodes] - first], words[nodes]])
+            yield Level(ids, tables.log_probs[nodes], tables.backoffs[nodes])
+            first, end = end, end + count
 
     def score(self, words: Sequence[str], *, begin: bool = True, end: bool = True) -> list[float]:
         """Natural log-probability of each word after those before it, and of </s>.
