@@ -52,7 +52,7 @@ PLACE = np.dtype(  # of a prefix in the beam; the logarithms of its probability
         ("blank", np.float64),  # of the paths that end in a blank
         ("label", np.float64),  # of those that end in the last label
         ("total", np.float64),  # of both
-        ("score", np.float64),  # with what the text adds
+        ("added", np.float64),  # what the text adds to the score
         ("bound", np.float64),  # of the score with the last word ended
     ],
     align=True,
@@ -226,7 +226,7 @@ def _stay(tables: Tables, prefixes: Prefixes, frame: Array, least: float, beam: 
                 new.label = log_add(new.label, total + log_prob)
         new.total = log_add(new.blank, new.label)
         text, finished = prefixes.texts[old.node], prefixes.finished[old.node]
-        new.score = new.total + text.settled + text.ahead
+        new.added = text.settled + text.ahead
         if finished.word >= 0:
             old.bound = old.total + finished.settled + finished.ahead
         else:
@@ -254,7 +254,10 @@ def _extend(
     labels = tables.labels
     best_score, best_bound, count = -np.inf, -np.inf, np.int64(0)
     for place in range(beam.size):
-        best_score, best_bound = max(best_score, beam[place].score), max(best_bound, beam[place].bound)
+        best_score, best_bound = (
+            max(best_score, beam[place].total + beam[place].added),
+            max(best_bound, beam[place].bound),
+        )
     likeliest = 1  # goes first, since it raises the bar the most
     for label in range(2, frame.size):
         likeliest = label if frame[label] > frame[likeliest] else likeliest
@@ -266,7 +269,7 @@ def _extend(
             continue
         for place in range(beam.size):
             shorter = beam[place]
-            if (shorter.bound if begins else shorter.score) + gain < bar:
+            if (shorter.bound if begins else shorter.total + shorter.added) + gain < bar:
                 continue
             repeats = shorter.last == label
             if repeats and label == labels.separator:
@@ -300,13 +303,17 @@ def _extend(
 
 
 @inner
-def _first_bar(stayed: Array, options: Options) -> float:
+def _first_bar(stayed: Array, options: Options, scratch: Array) -> float:
     """What a score must reach, as far as those that stay can tell."""
-    least, best = np.inf, -np.inf
+    best = -np.inf
     for place in range(stayed.size):
-        least, best = min(least, stayed[place].score), max(best, stayed[place].score)
+        scratch[2 * place] = stayed[place].blank + stayed[place].added
+        scratch[2 * place + 1] = stayed[place].label + stayed[place].added
+        best = max(best, scratch[2 * place], scratch[2 * place + 1])
     bar = max(best - options.beam_threshold, LEAST)
-    return max(bar, least) if stayed.size == options.beam_size else bar
+    if 2 * stayed.size > options.beam_size:
+        bar = max(bar, kth_largest(scratch, 2 * stayed.size, options.beam_size))
+    return bar
 
 
 @inner
@@ -347,20 +354,33 @@ def _select(
     scratch: Array,
 ) -> tuple[int, int]:
     """Fills the beam with the best of those that stayed and those that were found; how many they are, and the nodes."""
+    bar = max(bar, _first_bar(stayed, tables.options, scratch))
     best = -np.inf
-    for place in range(stayed.size + found.size):
-        score = stayed[place].score if place < stayed.size else found[place - stayed.size].score
-        scratch[place] = score
-        best = max(best, score)
+    for place in range(found.size):
+        best = max(best, found[place].score)
     bar = max(bar, best - tables.options.beam_threshold)
-    if stayed.size + found.size > beam.size:
-        bar = max(bar, kth_largest(scratch, stayed.size + found.size, beam.size))
+    num_scores = 0
+    for place in range(stayed.size):
+        scratch[num_scores] = stayed[place].blank + stayed[place].added
+        scratch[num_scores + 1] = stayed[place].label + stayed[place].added
+        num_scores += 2
+    for place in range(found.size):
+        scratch[num_scores] = found[place].score
+        num_scores += 1
+    if num_scores > beam.size:
+        bar = max(bar, kth_largest(scratch, num_scores, beam.size))
     count = 0
     for place in range(stayed.size):
-        is_kept = stayed[place].score >= bar and count < beam.size
-        prefixes.nodes[stayed[place].node].place = count if is_kept else -1
+        kept = stayed[place]
+        if kept.blank + kept.added < bar:
+            kept.blank = ZERO
+        if kept.label + kept.added < bar:
+            kept.label = ZERO
+        is_kept = max(kept.blank, kept.label) > LEAST and count < beam.size
+        prefixes.nodes[kept.node].place = count if is_kept else -1
         if is_kept:
-            beam[count] = stayed[place]
+            kept.total = log_add(kept.blank, kept.label)
+            beam[count] = kept
             count += 1
     for place in range(found.size):
         candidate = found[place]
@@ -378,7 +398,7 @@ def _select(
         new = beam[count]
         new.node, new.last, new.blank = node, candidate.label, ZERO
         new.label = new.total = candidate.total
-        new.score = candidate.score
+        new.added = candidate.score - candidate.total
         count += 1
     return count, num_nodes
 
@@ -392,7 +412,7 @@ def _begin(tables: Tables, prefixes: Prefixes, beam: Array) -> None:
     text.settled = text.ahead = text.lm_score = 0.0
     prefixes.finished[ROOT].word = -1
     first.node, first.last = ROOT, tables.labels.separator
-    first.blank, first.label, first.total, first.score = 0.0, ZERO, 0.0, 0.0
+    first.blank, first.label, first.total, first.added = 0.0, ZERO, 0.0, 0.0
 
 
 @inner
@@ -470,13 +490,13 @@ def search(log_probs: Array, tables: Tables, num_best: int) -> tuple[Array, Arra
     hashed = _with_slots(prefixes, 1, FIRST_SLOTS)
     beam, stayed = np.empty(beam_size, PLACE), np.empty(beam_size, PLACE)
     found, texts = np.empty(2 * beam_size, CANDIDATE), np.empty(2 * beam_size, TEXT)
-    scratch = np.empty(max(3 * beam_size, log_probs.shape[1]))
+    scratch = np.empty(max(4 * beam_size, log_probs.shape[1]))
     _begin(tables, prefixes, beam)
     count = num_nodes = np.int64(1)  # not a literal, for which Numba compiles once more
     for frame in log_probs:
         least = _least_log_prob(frame, options, scratch)
         _stay(tables, prefixes, frame, least, beam[:count], stayed)
-        bar = _first_bar(stayed[:count], options)
+        bar = _first_bar(stayed[:count], options, scratch)
         bar, num_found = _extend(tables, prefixes, hashed, frame, least, beam[:count], bar, found, texts, scratch)
         while 2 * (num_nodes + num_found) > hashed[0].size:
             hashed = _with_slots(prefixes, num_nodes, 2 * hashed[0].size)

@@ -52,7 +52,7 @@ def build_tables(
         if language_model is None:
             return WordScore(word_id, end=word_bonus, look_ahead=0.0)
         penalty = unknown_penalty if word_id == language_model.unknown_id else 0.0
-        log_prob, _ = advance(language_model.tables, 0, word_id)
+        log_prob, _ = advance(language_model.tables, language_model.begin_state, word_id)
         return WordScore(word_id, end=word_bonus - penalty, look_ahead=lm_weight * log_prob - penalty)
 
     unknown = WordScore(0, -np.inf, -np.inf)

@@ -143,10 +143,15 @@ def prefix_beam_search(
         least = max(sorted(frame, reverse=True)[:token_beam_size][-1], min(token_threshold, max(frame)))
         labels = [label for label, text in enumerate(label_texts) if text and frame[label] >= least]
         beam = _one_frame_further(beam, frame, labels, separator)
-        scores = {prefix: _log_add(*ways) + text_score.of_beginning(text_of(prefix)) for prefix, ways in beam.items()}
-        ranked = sorted(scores, key=lambda prefix: -scores[prefix])[:beam_size]
-        least = scores[ranked[0]] - beam_threshold
-        beam = {prefix: beam[prefix] for prefix in ranked if scores[prefix] >= least and scores[prefix] > IMPOSSIBLE}
+        added = {prefix: text_score.of_beginning(text_of(prefix)) for prefix in beam}
+        scores = sorted((way + added[prefix] for prefix, ways in beam.items() for way in ways), reverse=True)
+        least = max(scores[:beam_size][-1], scores[0] - beam_threshold)
+        kept: Beam = {}
+        for prefix, ways in beam.items():
+            blank, label = (way if way + added[prefix] >= least and added[prefix] > IMPOSSIBLE else IMPOSSIBLE for way in ways)
+            if max(blank, label) > IMPOSSIBLE:
+                kept[prefix] = blank, label
+        beam = kept
 
     def is_whole(prefix: Prefix) -> bool:
         return text_score.of_whole(text_of(prefix))[0] > IMPOSSIBLE
