@@ -27,6 +27,7 @@ def transcribe(
     out: Path | None = None,
     overwrite: bool = False,
     batch_seconds: float = 120.0,
+    num_best: int = 1,
     num_workers: int = 2,
     on_result: Callable[[Recording, Transcript], None] = lambda recording, transcript: None,
 ) -> Tally:
@@ -39,6 +40,7 @@ def transcribe(
         out: folder for a file each, which appears when it is whole; none: nothing is written, see `on_result`.
         overwrite: also those that are there already.
         batch_seconds: audio in one batch, padding included.
+        num_best: texts of each segment.
         num_workers: threads that read files ahead.
         on_result: called with each transcript, failures included, as it is ready.
 
@@ -62,6 +64,7 @@ def transcribe(
         [recording.audio for recording in recordings],
         batch_seconds=batch_seconds,
         word_times=format_name in TIMED,
+        num_best=num_best,
         num_workers=num_workers,
     )
     for place, transcript in results:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from speechkit.data import read_utterances
-from speechkit.decoding import BeamSearch, NGram, count_errors
+from speechkit.decoding import BeamSearch, GreedySearch, NGram, count_errors
 from speechkit.recognizer import Passage, Recognizer, Span
 from speechkit.text import normalize_text
 
@@ -70,7 +70,7 @@ def tune_lm(
         references.append(normalize_text(text).split())
         passages.append(found)
 
-    def wer(decoder: BeamSearch | None) -> float:
+    def wer(decoder: BeamSearch | GreedySearch) -> float:
         segments = iter(
             recognizer.decode([p for of_one in passages for p in of_one], word_times=False, decoder=decoder)
         )
@@ -98,7 +98,7 @@ def tune_lm(
     for weight in weights:
         for bonus in bonuses:
             attempt(weight, bonus)
-    greedy = wer(None)
+    greedy = wer(GreedySearch(blank=recognizer.tokenizer.blank_id))
     centre = Tuning(greedy, list(trials.values())).best
     for weight_step in (-0.15, 0.0, 0.15):
         for bonus_step in (-0.5, 0.0, 0.5):

@@ -3,6 +3,7 @@
     config.yaml        format, parts as {class_path, init_args}, settings of decoding
     model.safetensors  weights and statistics
     tokens.model       the SentencePiece model, if that is the tokenizer
+    lm.arpa            a language model over words, plain or gzip, if it decodes with one
     card.md            data, metrics, licence
 
 A zipped bundle is read in memory: nothing of it is ever written to disk.
@@ -32,7 +33,7 @@ _MODULES = ("front_end", "encoder", "head")
 _LARGEST_ARCHIVE_BYTES = 16 << 30
 _DECOMPRESSION_ERRORS = (zlib.error, lzma.LZMAError)
 _DECODING = ("temperature", "lm_weight", "word_bonus", "beam_size")
-_KNOWN_FILES = ("config.yaml", "model.safetensors", "tokens.model", "card.md")
+_KNOWN_FILES = ("config.yaml", "model.safetensors", "tokens.model", "lm.arpa", "card.md")
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Bundle:
     Attributes:
         decoding: what was tuned on a development set: `temperature` of confidences, and of a search with a language
             model `lm_weight`, `word_bonus` and `beam_size`.
+        language_model: the content of an ARPA file, plain or gzip; empty if there is none.
     """
 
     front_end: nn.Module
@@ -50,6 +52,7 @@ class Bundle:
     tokenizer: Tokenizer | None = None
     card: str = ""
     decoding: dict[str, float] = field(default_factory=dict)
+    language_model: bytes = b""
 
 
 def save_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> None:
@@ -104,6 +107,8 @@ def _to_files(bundle: Bundle) -> dict[str, bytes]:
     if bundle.tokenizer is not None:
         config["tokenizer"] = describe(bundle.tokenizer)
         files.update(bundle.tokenizer.files())
+    if bundle.language_model:
+        files["lm.arpa"] = bundle.language_model
     if bundle.decoding:
         config["decoding"] = dict(bundle.decoding)
     files["config.yaml"] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
@@ -147,7 +152,10 @@ def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> 
         tokenizer.load_files(files)
     card = files.get("card.md", b"").decode("utf-8", errors="replace")
     decoding = _read_decoding(config.get("decoding") or {})
-    return Bundle(modules["front_end"], modules["encoder"], modules.get("head"), tokenizer, card, decoding)
+    language_model = files.get("lm.arpa", b"")
+    return Bundle(
+        modules["front_end"], modules["encoder"], modules.get("head"), tokenizer, card, decoding, language_model
+    )
 
 
 def _read_decoding(settings: Any) -> dict[str, float]:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.audio import AudioError, AudioSegment
 from speechkit.audio.voice_activity import FRAME_SECONDS
-from speechkit.bundle import load_bundle
+from speechkit.bundle import Bundle, load_bundle
 from speechkit.decoding import GreedySearch, Hypothesis, WordSpan, extend_to_pauses, find_words
 from speechkit.encoders.receptive_field import encoder_stride, receptive_field
 from speechkit.features.framing import first_frame_seconds
@@ -84,9 +85,20 @@ class Recognizer:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, device: str = "cpu", trusted_packages: Sequence[str] = ()
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        use_language_model: bool = True,
+        trusted_packages: Sequence[str] = (),
     ) -> "Recognizer":
         """Reads a bundle (folder or .zip).
+
+        Args:
+            path: of the bundle.
+            device: where the modules run.
+            use_language_model: where the bundle holds one, search with it and with the weights that were tuned for it.
+            trusted_packages: packages besides speechkit whose classes may be built.
 
         Raises:
             ValueError: not a bundle, or one without a head (a pretrained encoder); one line.
@@ -99,6 +111,7 @@ class Recognizer:
             encoder=bundle.encoder,
             head=bundle.head,
             tokenizer=bundle.tokenizer,
+            decoder=_tuned_search(bundle, path) if bundle.language_model and use_language_model else None,
             temperature=bundle.decoding.get("temperature", 1.0),
             device=device,
         )
@@ -344,6 +357,17 @@ class Recognizer:
             if isinstance(event, RecordingEnd):
                 yield from ((place, passage) for passage in joiner.finish())
             yield place, event
+
+
+def _tuned_search(bundle: Bundle, path: str | os.PathLike[str]) -> Decoder:
+    """The search for which the weights in a bundle were tuned."""
+    from speechkit.decoding.arpa import read_arpa
+    from speechkit.decoding.beam_search import BeamSearch
+
+    assert bundle.tokenizer is not None
+    options: dict[str, Any] = {name: value for name, value in bundle.decoding.items() if name != "temperature"}
+    language_model = read_arpa(Path(path) / "lm.arpa", bundle.language_model)
+    return BeamSearch(tokenizer=bundle.tokenizer, language_model=language_model, **options)
 
 
 def check_device(device: str) -> None:

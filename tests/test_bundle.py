@@ -300,3 +300,47 @@ def test_trusted_packages_are_those_of_the_caller(folder: Path) -> None:
     assert "trusted package" in refusal(folder)
     with pytest.raises(ValueError, match="does not fit `head`"):
         load_bundle(folder, trusted_packages=("torch",))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_language_model_and_settings_of_decoding(tmp_path: Path, form: str) -> None:
+    from speechkit.decoding import BeamSearch, GreedySearch
+    from speechkit.decoding.arpa import write_arpa
+    from speechkit.decoding.kneser_ney import train_kneser_ney
+
+    write_arpa(train_kneser_ney(["ab ab c", "c ab"] * 3, order=2), tmp_path / "lm.arpa.gz")
+    bundle = small_bundle()
+    bundle.language_model = (tmp_path / "lm.arpa.gz").read_bytes()
+    bundle.decoding = {"temperature": 2.5, "lm_weight": 0.75, "word_bonus": -1, "beam_size": 7}
+    save_bundle(bundle, tmp_path / form)
+    recognizer = Recognizer.load(tmp_path / form)
+    assert isinstance(recognizer.decoder, BeamSearch)
+    assert recognizer.temperature == 2.5
+    assert isinstance(Recognizer.load(tmp_path / form, use_language_model=False).decoder, GreedySearch)
+    (transcript,) = recognizer.transcribe([torch.sin(torch.arange(8000) * 0.1)], num_best=3)
+    scores = [item.score for item in transcript.segments[0].alternatives]
+    assert 1 <= len(scores) <= 3
+    assert scores == sorted(scores, reverse=True)
+    assert transcript.segments[0].alternatives[0].text == transcript.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([1], "`decoding` must hold names and numbers, got list"),
+        ({"lm_wieght": 1.0}, "`decoding` must hold temperature, lm_weight, word_bonus, beam_size, got 'lm_wieght'"),
+        ({"temperature": "hot"}, "`decoding.temperature` must be a number, got 'hot'"),
+    ],
+)
+def test_wrong_settings_of_decoding(folder: Path, settings: object, message: str) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "decoding": settings}))
+    assert message in refusal(folder)
+
+
+def test_a_broken_language_model_is_named(tmp_path: Path) -> None:
+    bundle = small_bundle()
+    bundle.language_model = b"\\data\\\nngram 1=2\n\n\\1-grams:\n-1 a\n"
+    save_bundle(bundle, tmp_path / "folder")
+    with pytest.raises(ValueError, match=r"folder/lm\.arpa:\d+: "):
+        Recognizer.load(tmp_path / "folder")

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechkit.cli.decoding import add_decoding_arguments, load_recognizer
+
 if TYPE_CHECKING:
     from speechkit.pipelines.recordings import Recording
-    from speechkit.recognizer import Recognizer, Transcript
+    from speechkit.recognizer import Transcript
     from speechkit.transcription import StreamResult
 
 
@@ -40,6 +42,10 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
     )
+    parser.add_argument(
+        "--nbest", type=int, default=1, metavar="N", help="texts of each segment, in json (%(default)s)"
+    )
+    add_decoding_arguments(parser)
     pipe = parser.add_argument_group("standard input")
     pipe.add_argument(
         "--pcm-rate", type=int, metavar="HZ", help="of raw 16-bit little-endian mono PCM (default: the model's)"
@@ -53,6 +59,8 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.inputs == ["-"]:
         return _run_stream(arguments)
+    if arguments.nbest > 1 and arguments.format != "json":
+        raise ValueError(f"--nbest needs --format json, got {arguments.format}")
     if "-" in arguments.inputs:
         raise ValueError("`-`, standard input, must be the only input")
     from tqdm import tqdm
@@ -79,12 +87,13 @@ def _run(arguments: argparse.Namespace) -> int:
                 print(f"{recording.name}\t{text}" if arguments.format == "txt" else text, end="", flush=True)
 
         tally = transcribe(
-            lambda: _load(arguments),
+            lambda: load_recognizer(arguments.model, arguments),
             recordings,
             format_name=arguments.format,
             out=None if arguments.out is None else Path(arguments.out),
             overwrite=arguments.overwrite,
             batch_seconds=arguments.batch_seconds,
+            num_best=arguments.nbest,
             num_workers=arguments.workers,
             on_result=report,
         )
@@ -99,19 +108,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if not tally.failed else 1 if tally.done or tally.skipped else 2
 
 
-def _load(arguments: argparse.Namespace) -> "Recognizer":
-    from speechkit.recognizer import Recognizer
-
-    return Recognizer.load(arguments.model, device=arguments.device, trusted_packages=arguments.trust)
-
-
 def _run_stream(arguments: argparse.Namespace) -> int:
     """Partial results, each in the place of the one before, and final ones; segments as they end."""
     from speechkit.audio.standard_input import PCMFormat, stream_pipe
 
     if arguments.format not in ("txt", "json"):
         raise ValueError(f"--format {arguments.format} needs a whole recording; standard input has txt and json")
-    recognizer = _load(arguments)
+    recognizer = load_recognizer(arguments.model, arguments)
     print(f"listening; the model gives {recognizer.describe_latency()}", file=sys.stderr, flush=True)
     rate, pieces = stream_pipe(sys.stdin.buffer, PCMFormat(arguments.pcm_rate or recognizer.sample_rate_hz))
     stream = recognizer.stream(

@@ -34,15 +34,19 @@ _LN10 = math.log(10.0)
 _COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")
 
 
-def read_arpa(path: str | os.PathLike[str]) -> NGram:
+def read_arpa(path: str | os.PathLike[str], content: bytes | None = None) -> NGram:
     """Reads an ARPA file, plain or gzip.
+
+    Args:
+        path: of the file, or its name for messages where the content is given.
+        content: of a file that is in memory.
 
     An n-gram's first n - 1 words must be an n-gram of the file too; the last n - 1 need not, as in pruned models.
 
     Raises:
         ValueError: the file breaks the format; the message names file, line and rule.
     """
-    lines = _Lines(path)
+    lines = _Lines(path, content)
     counts = _read_counts(lines)
     word_ids: dict[bytes, int] = {}
     levels, first_lines = [], []
@@ -105,9 +109,9 @@ def _format(ngram: NGram) -> Iterator[str]:
 class _Lines:
     """The lines of a file without the space around them; `number` and `text` are those of the last one."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], content: bytes | None) -> None:
         self.path, self.number, self.text = path, 0, b""
-        self._lines = iterate_lines(path)
+        self._lines = iterate_lines(path, content)
 
     def __iter__(self) -> Iterator[bytes]:
         for line in self._lines:

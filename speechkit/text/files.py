@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import os
 import sys
 import zlib
@@ -11,8 +12,12 @@ from typing import IO
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def iterate_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
+def iterate_lines(path: str | os.PathLike[str], content: bytes | None = None) -> Iterator[bytes]:
     """The lines of a file with their ends; `-` is standard input. Gzip is told by the first bytes, not by the name.
+
+    Args:
+        path: of the file, or its name for messages where the content is given.
+        content: of a file that is in memory.
 
     Raises:
         ValueError: no such file, or compressed data that is broken or ends too early; the message names file and line.
@@ -20,7 +25,11 @@ def iterate_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
     number = 0
     with contextlib.ExitStack() as stack:
         try:
-            file: IO[bytes] = sys.stdin.buffer if str(path) == "-" else stack.enter_context(open(path, "rb"))
+            file: IO[bytes]
+            if content is not None:
+                file = io.BufferedReader(io.BytesIO(content))
+            else:
+                file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(open(path, "rb"))
             is_compressed = file.peek(2)[:2] == _GZIP_MAGIC  # type: ignore[attr-defined]  # of a BufferedReader
             lines: IO[bytes] = stack.enter_context(gzip.open(file)) if is_compressed else file
             for line in lines:
