@@ -93,7 +93,7 @@ def test_written_file_is_in_the_usual_form(path: Path) -> None:
     write_arpa(train_kneser_ney(["a b", "a"], order=2), path)
     lines = path.read_text().splitlines()
     assert lines[:5] == ["\\data\\", "ngram 1=5", "ngram 2=4", "", "\\1-grams:"]
-    assert [line.split("\t")[1:] for line in lines[5:7]] == [["<unk>", "0"], ["<s>", "-0.301029999"]]
+    assert [line.split("\t")[1:] for line in lines[5:7]] == [["<unk>", "0"], ["<s>", "-0.301029996"]]
     assert float(lines[5].split("\t")[0]) == pytest.approx(math.log10(1 / 8))
     assert lines[10:12] == ["", "\\2-grams:"]
     assert [line.split("\t")[1:] for line in lines[12:]] == [["<s> a"], ["a </s>"], ["a b"], ["b </s>"], [], []]
