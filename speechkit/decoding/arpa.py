@@ -172,4 +172,5 @@ def _read_level(lines: _Lines, order: int, count: int, word_ids: dict[bytes, int
             lines.refuse("every word must be a 1-gram")
     if len(log_probs) < count:
         lines.refuse(f"must be one of {count} {order}-grams, by the counts at the head of the file")
-    return Level(np.array(ids, np.int32).reshape(count, order), np.array(log_probs) * _LN10, np.array(backoffs) * _LN10)
+    log_probs_and_backoffs = ((np.array(values) * _LN10).astype(np.float32) for values in (log_probs, backoffs))
+    return Level(np.array(ids, np.int32).reshape(count, order), *log_probs_and_backoffs)
