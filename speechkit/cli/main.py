@@ -15,6 +15,7 @@ from speechkit.cli import (
     evaluate,
     features,
     import_model,
+    language_model,
     plot_codes,
     plot_run,
     probe,
@@ -35,6 +36,7 @@ _COMMANDS = {
     "embed": embed,
     "evaluate": evaluate,
     "calibrate": calibrate,
+    "lm": language_model,
     "features": features,
     "transcribe": transcribe,
 }

@@ -1,6 +1,6 @@
 """From logits to text, and how wrong the text is."""
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from speechkit.decoding.error_rates import ErrorCounts, ErrorRate, bootstrap_interval, count_errors, error_rate
@@ -9,7 +9,9 @@ from speechkit.decoding.hypothesis import Hypothesis
 from speechkit.decoding.word_times import WordSpan, extend_to_pauses, find_words
 
 if TYPE_CHECKING:
+    from speechkit.decoding.arpa import read_arpa, write_arpa
     from speechkit.decoding.beam_search import BeamSearch
+    from speechkit.decoding.kneser_ney import train_kneser_ney
     from speechkit.decoding.lexicon import Lexicon
     from speechkit.decoding.ngram import NGram
 
@@ -29,11 +31,22 @@ __all__ = [
     "find_words",
     "greedy_decode",
     "greedy_spans",
+    "read_arpa",
+    "train_kneser_ney",
+    "write_arpa",
 ]
-_NEED_NUMBA = {"BeamSearch": "beam_search", "Lexicon": "lexicon", "NGram": "ngram"}
+_COMPILED = {
+    "BeamSearch": "beam_search",
+    "Lexicon": "lexicon",
+    "NGram": "ngram",
+    "read_arpa": "arpa",
+    "train_kneser_ney": "kneser_ney",
+    "write_arpa": "arpa",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NEED_NUMBA:  # importing it takes long, and greedy decoding needs none of it
-        return getattr(importlib.import_module(f"speechkit.decoding.{_NEED_NUMBA[name]}"), name)
-    raise AttributeError(f"module 'speechkit.decoding' has no attribute {name!r}")
+    """What imports Numba, which takes long, is imported at its first use: greedy decoding needs none of it."""
+    if name not in _COMPILED:
+        raise AttributeError(f"module 'speechkit.decoding' has no attribute {name!r}")
+    return getattr(import_module(f"speechkit.decoding.{_COMPILED[name]}"), name)
