@@ -106,15 +106,9 @@ def _format(ngram: NGram) -> Iterator[str]:
 class _Lines:
     """The lines of a file without the space around them; `number` and `text` are those of the last one."""
 
-<<<<<<< HEAD
     def __init__(self, path: str | os.PathLike[str], content: bytes | None) -> None:
-        self.path, self.number, self.text = path, 0, b""
-        self._lines = iterate_lines(path, content)
-=======
-    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path, self.number, self.text, self.is_over = path, 0, b"", False
-        self._lines = iterate_lines(path)
->>>>>>> a9399438adf698706372fe38131769e4996e1ca3
+        self._lines = iterate_lines(path, content)
 
     def __iter__(self) -> Iterator[bytes]:
         for line in self._lines:
