@@ -2,5 +2,17 @@
 
 from speechkit.decoding.error_rates import ErrorCounts, ErrorRate, bootstrap_interval, count_errors, error_rate
 from speechkit.decoding.greedy import greedy_decode
+from speechkit.decoding.word_alignment import AlignedWord, Confusions, align_words, count_confusions
 
-__all__ = ["ErrorCounts", "ErrorRate", "bootstrap_interval", "count_errors", "error_rate", "greedy_decode"]
+__all__ = [
+    "AlignedWord",
+    "Confusions",
+    "ErrorCounts",
+    "ErrorRate",
+    "align_words",
+    "bootstrap_interval",
+    "count_confusions",
+    "count_errors",
+    "error_rate",
+    "greedy_decode",
+]
