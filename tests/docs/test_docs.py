@@ -15,7 +15,18 @@ import soundfile
 from speechkit.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["prepare-data", "pretrain", "probe", "fine-tune", "ctc", "features", "transcribe", "many-gpus", "extend"]
+PAGES = [
+    "prepare-data",
+    "pretrain",
+    "probe",
+    "fine-tune",
+    "evaluate",
+    "ctc",
+    "features",
+    "transcribe",
+    "many-gpus",
+    "extend",
+]
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 

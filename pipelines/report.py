@@ -1,0 +1,106 @@
+"""An evaluation -> one page that says where the errors are: self-contained, so that it can be mailed and kept.
+
+The page is `report.html` with `report.js` and the figures as JSON inside; what the browser shows is built from them as
+text, never as markup. It may not load anything (its Content-Security-Policy says so).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import speechkit
+from speechkit.audio import load_audio
+from speechkit.pipelines.evaluate import Evaluation, ScoredUtterance
+from speechkit.pipelines.picture import picture
+from speechkit.pipelines.word_times import word_times
+from speechkit.recognizer import Recognizer
+
+_MOST_CONFUSIONS = 100
+
+
+def write_report(
+    evaluation: Evaluation,
+    recognizer: Recognizer,
+    path: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str],
+    manifest: str | os.PathLike[str],
+) -> None:
+    """Writes the page.
+
+    Args:
+        evaluation: of its `worst` utterances, those with errors are drawn and can be played; they are read again.
+        recognizer: the model that was evaluated.
+        path: of the page.
+        model: what the page calls the model.
+        manifest: what the page calls the data.
+
+    Raises:
+        AudioError: a recording that can no longer be read.
+    """
+    data = {
+        "model": str(model),
+        "manifest": str(manifest),
+        "created": datetime.now().astimezone().isoformat(timespec="minutes"),
+        "version": speechkit.__version__,
+        **_figures(evaluation),
+        "worst": list(_worst(evaluation, recognizer)),
+    }
+    Path(path).write_text(render_page(data), encoding="utf-8")
+
+
+def render_page(data: dict[str, Any]) -> str:
+    """The page of these figures; whatever its texts are, none of them ends the script that holds them."""
+    template, script = (
+        resources.files("speechkit.pipelines").joinpath(name).read_text(encoding="utf-8")
+        for name in ("report.html", "report.js")
+    )
+    before, between, after = template.replace("REPORT_SCRIPT", script).partition("REPORT_DATA")
+    assert between
+    return before + json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c") + after
+
+
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    substituted, deleted, inserted = (counts.most_common(_MOST_CONFUSIONS) for counts in evaluation.confusions)
+    kept = ("wer", "wer_interval", "cer", "cer_interval", "words", "substitutions", "deletions", "insertions")
+    every = evaluation.as_dict()
+    return {
+        **{key: every[key] for key in (*kept, "audio_seconds", "failures", "per_speaker", "per_length")},
+        "substituted": [[*pair, count] for pair, count in substituted],
+        "deleted": [[word, None, count] for word, count in deleted],
+        "inserted": [[None, word, count] for word, count in inserted],
+        "utterances": [_utterance(item) for item in evaluation.utterances],
+    }
+
+
+def _utterance(item: ScoredUtterance) -> dict[str, Any]:
+    """Of its aligned words, the right ones are strings and the others pairs, which keeps large pages small."""
+    return {
+        "id": item.utterance.id,
+        "speaker": item.utterance.speaker,
+        "seconds": round(item.duration_seconds, 3),
+        "errors": item.word_counts.errors,
+        "words": item.word_counts.length,
+        "aligned": [word.reference if word.is_right else list(word) for word in item.alignment],
+    }
+
+
+def _worst(evaluation: Evaluation, recognizer: Recognizer) -> Iterator[dict[str, Any]]:
+    places = {id(item): place for place, item in enumerate(evaluation.utterances)}
+    for item in evaluation.worst:
+        if item.word_counts.errors == 0:
+            continue
+        utterance = item.utterance
+        waveform = load_audio(
+            utterance.audio_path,
+            recognizer.sample_rate_hz,
+            offset_seconds=utterance.offset_seconds,
+            duration_seconds=utterance.duration_seconds,
+        )
+        said = [word.reference for word in item.alignment if word.hypothesis is not None]
+        words = zip(word_times(recognizer, waveform, item.hypothesis), said, strict=False)
+        yield {"utterance": places[id(item)], **picture(recognizer, waveform, words)}
