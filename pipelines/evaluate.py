@@ -17,7 +17,7 @@ from speechkit.decoding import (
     count_errors,
     error_rate,
 )
-from speechkit.recognizer import Recognizer, Span
+from speechkit.recognizer import Recognizer, Span, Transcript
 from speechkit.text import normalize_text
 
 _MOST_LENGTHS = 5
@@ -29,11 +29,18 @@ class ScoredUtterance:
     """An utterance as it was said and as it was heard."""
 
     utterance: Utterance
-    duration_seconds: float
+    transcript: Transcript
     reference: str
-    hypothesis: str
     word_counts: ErrorCounts
     character_counts: ErrorCounts
+
+    @property
+    def hypothesis(self) -> str:
+        return self.transcript.text
+
+    @property
+    def duration_seconds(self) -> float:
+        return self.transcript.duration_seconds
 
     @property
     def alignment(self) -> list[AlignedWord]:
@@ -46,6 +53,7 @@ class ScoredUtterance:
             "duration_seconds": self.duration_seconds,
             "reference": self.reference,
             "hypothesis": self.hypothesis,
+            "confidence": self.transcript.confidence,
             "word_errors": self.word_counts.errors,
             "character_errors": self.character_counts.errors,
         }
@@ -154,7 +162,7 @@ def evaluate(
         if transcript.error is not None:
             failures.append(transcript.error)
             continue
-        scored[place] = _score(utterances[place], transcript.text, transcript.duration_seconds)
+        scored[place] = _score(utterances[place], transcript)
         on_progress(transcript.duration_seconds)
     if not scored:
         raise ValueError(f"{manifest}: no utterance could be read" + (f"; first: {failures[0]}" if failures else ""))
@@ -172,11 +180,11 @@ def evaluate(
     )
 
 
-def _score(utterance: Utterance, hypothesis: str, duration_seconds: float) -> ScoredUtterance:
+def _score(utterance: Utterance, transcript: Transcript) -> ScoredUtterance:
     reference = normalize_text(utterance.text or "")
-    word_counts = count_errors(reference.split(), hypothesis.split())
-    character_counts = count_errors(reference, hypothesis)
-    return ScoredUtterance(utterance, duration_seconds, reference, hypothesis, word_counts, character_counts)
+    word_counts = count_errors(reference.split(), transcript.text.split())
+    character_counts = count_errors(reference, transcript.text)
+    return ScoredUtterance(utterance, transcript, reference, word_counts, character_counts)
 
 
 def _per_speaker(utterances: Sequence[ScoredUtterance]) -> list[GroupScore]:

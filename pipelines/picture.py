@@ -6,7 +6,7 @@ size and in its reader's colours. Axes of time are in seconds from the start of 
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ import soundfile
 import torch
 from torch import Tensor
 
+from speechkit.audio import AudioError
+from speechkit.encoders.receptive_field import encoder_stride
 from speechkit.features import MFB
-from speechkit.pipelines.word_times import Word
-from speechkit.probing.extraction import FeatureExtractor
-from speechkit.recognizer import Recognizer
+from speechkit.recognizer import Recognizer, Word
 
-MOST_SECONDS = 60.0
 _MOST_COLUMNS = 2000
 _HOP_SECONDS = 0.010
 _NUM_MELS = 64
@@ -29,7 +28,7 @@ _LEAST_POSTERIOR = 0.05
 
 
 def picture(recognizer: Recognizer, waveform: np.ndarray, words: Iterable[tuple[Word, str | None]]) -> dict[str, Any]:
-    """The first minute of a recording, in the form that `report.js` draws.
+    """A recording in the form that `report.js` draws.
 
     Args:
         recognizer: the model.
@@ -40,19 +39,18 @@ def picture(recognizer: Recognizer, waveform: np.ndarray, words: Iterable[tuple[
         What JSON can hold; arrays as base64 of bytes, a row after the other.
     """
     rate = recognizer.sample_rate_hz
-    shown = waveform[: int(MOST_SECONDS * rate)]
+    seconds = len(waveform) / rate
     return {
-        "seconds": len(shown) / rate,
-        "is_cut": len(shown) < len(waveform),
-        "waveform": _waveform(shown, rate),
-        "spectrogram": _spectrogram(shown, rate),
-        "posteriors": _posteriors(recognizer, shown),
+        "seconds": seconds,
+        "waveform": _waveform(waveform, rate),
+        "spectrogram": _spectrogram(waveform, rate),
+        "posteriors": _posteriors(recognizer, waveform),
         "words": [
-            [word.text, round(word.start_seconds, 3), round(word.end_seconds, 3), said]
+            [word.text, round(word.start_seconds, 3), round(word.end_seconds, 3), said, round(word.confidence, 3)]
             for word, said in words
-            if word.start_seconds < MOST_SECONDS
+            if word.start_seconds < seconds
         ],
-        "audio": _wav(shown, rate),
+        "audio": _wav(waveform, rate),
     }
 
 
@@ -75,29 +73,29 @@ def _spectrogram(waveform: np.ndarray, rate: int) -> dict[str, Any]:
     return _matrix(scaled.T[::-1]) | {"start": -step / 2, "step": step}
 
 
-@torch.inference_mode()
 def _posteriors(recognizer: Recognizer, waveform: np.ndarray) -> dict[str, Any]:
-    """Posteriors (symbols, frames): the blank's, then those of the labels that are likely somewhere."""
-    lengths = torch.tensor([len(waveform)])
-    if int(recognizer.front_end.output_lengths(lengths)) == 0:
-        return _matrix(np.zeros((0, 0))) | {"start": 0.0, "step": 1.0, "symbols": []}
-    logits = recognizer.logits(torch.from_numpy(waveform)[None], lengths)[0][0]
-    posteriors = logits.float().softmax(dim=-1).cpu()
-    blank = recognizer.tokenizer.blank_id
-    ids = [blank, *_likely_labels(posteriors, blank)]
-    pooled_frames = -(-len(posteriors) // _MOST_COLUMNS)
-    chosen = torch.nn.functional.max_pool1d(posteriors[:, ids].T[None], pooled_frames, ceil_mode=True)[0]
-    extractor = FeatureExtractor(recognizer.front_end, recognizer.encoder, device=recognizer.device)
-    return _matrix(255 * chosen.numpy()) | {
-        "start": float(extractor.times(1)[0]) - extractor.step_seconds / 2,
-        "step": extractor.step_seconds * pooled_frames,
-        "symbols": ["blank", *(recognizer.tokenizer.decode([label]) or "space" for label in ids[1:])],
+    """Of each stretch of speech, posteriors (symbols, frames): the blank's, then those of labels that are likely."""
+    ((_, passages),) = recognizer.passages_iter([waveform])
+    assert not isinstance(passages, AudioError)
+    blank, step = recognizer.tokenizer.blank_id, encoder_stride(recognizer.encoder) * recognizer.front_end.hop_seconds
+    posteriors = [passage.logits.softmax(dim=-1) for passage in passages]
+    labels = _likely_labels(posteriors, blank)
+    return {
+        "symbols": ["blank", *(recognizer.tokenizer.decode([label]) or "space" for label in labels)],
+        "passages": [
+            _matrix(255 * rows[:, [blank, *labels]].T.numpy())
+            | {"start": passage.first_seconds - step / 2, "step": step}
+            for passage, rows in zip(passages, posteriors, strict=True)
+        ],
     }
 
 
-def _likely_labels(posteriors: Tensor, blank: int) -> list[int]:
-    """Ids of (T, V), in the order of the vocabulary."""
-    best, ids = posteriors.amax(dim=0).sort(descending=True)
+def _likely_labels(posteriors: Sequence[Tensor], blank: int) -> list[int]:
+    """Ids of (T, V) each, in the order of the vocabulary."""
+    frames = [rows for rows in posteriors if len(rows)]
+    if not frames:
+        return []
+    best, ids = torch.cat(frames).amax(dim=0).sort(descending=True)
     likely = [label for label, most in zip(ids.tolist(), best.tolist(), strict=True) if most >= _LEAST_POSTERIOR]
     return sorted([label for label in likely if label != blank][:_MOST_SYMBOLS])
 

@@ -144,8 +144,9 @@ function alignedWords(aligned) {
 }
 
 function headOf(utterance) {
-  const { errors, words, speaker, seconds, id } = utterance;
-  const facts = [speaker, duration(seconds)].filter((fact) => fact !== null).join(" · ");
+  const { errors, words, speaker, seconds, id, confidence } = utterance;
+  const sure = confidence === null ? null : `confidence ${confidence.toFixed(2)}`;
+  const facts = [speaker, duration(seconds), sure].filter((fact) => fact !== null).join(" · ");
   return element(
     "div",
     { class: "head" },
@@ -186,6 +187,7 @@ function prepareRows() {
     const texts = utterance.aligned.map(asText);
     const [said, heard] = [0, 1].map((side) => utterance.aligned.map((word) => pairOf(word)[side]).filter(Boolean));
     utterance.place = place;
+    utterance.doubt = 1 - (utterance.confidence ?? 0);
     utterance.rate = utterance.errors / Math.max(utterance.words, 1);
     const lines = [utterance.id, utterance.speaker ?? "", said.join(" "), heard.join(" "), ` ${texts.join("  ")} `];
     utterance.searched = lines.join("\n").toLowerCase();
@@ -248,7 +250,7 @@ function magma(code) {
 class Picture {
   constructor(worst) {
     this.worst = worst;
-    for (const name of ["waveform", "spectrogram", "posteriors"]) worst[name].values = decode(worst[name]);
+    for (const matrix of [worst.waveform, worst.spectrogram, ...worst.posteriors.passages]) matrix.values = decode(matrix);
     this.zoom = 1;
     this.labels = element("canvas");
     this.canvas = element("canvas", { class: "drawing" });
@@ -258,7 +260,7 @@ class Picture {
     this.audio = element("audio", { src: worst.audio, preload: "auto" });
     this.play = element("button", { type: "button", class: "play" }, "▶ Play");
     this.readout = element("span", { class: "readout" });
-    this.heights = { ...HEIGHTS, posteriors: SYMBOL_HEIGHT * worst.posteriors.rows };
+    this.heights = { ...HEIGHTS, posteriors: SYMBOL_HEIGHT * worst.posteriors.symbols.length };
     this.tops = {};
     let top = 0;
     for (const name of ["words", "waveform", "spectrogram", "posteriors", "axis"]) {
@@ -277,7 +279,8 @@ class Picture {
       return button;
     });
     const controls = element("div", { class: "controls" }, this.play, out, into, this.readout);
-    const cut = this.worst.is_cut ? [element("p", { class: "quiet" }, `The first ${this.worst.seconds} s.`)] : [];
+    const isCut = this.worst.seconds < utterance.seconds - 0.1;
+    const cut = isCut ? [element("p", { class: "quiet" }, `The first ${this.worst.seconds} s.`)] : [];
     return element(
       "div",
       { class: "row" },
@@ -320,16 +323,20 @@ class Picture {
   }
 
   say(seconds) {
-    const { start, step, columns, symbols, values } = this.worst.posteriors;
-    const frame = Math.floor((seconds - start) / step);
-    if (frame < 0 || frame >= columns) return (this.readout.textContent = `${seconds.toFixed(2)} s`);
-    const likely = symbols
-      .map((symbol, row) => [symbol, values[row * columns + frame] / 255])
-      .filter(([, probability]) => probability >= 0.01)
-      .sort((a, b) => b[1] - a[1])
-      .slice(0, 3);
-    const texts = likely.map(([symbol, probability]) => `${symbol} ${probability.toFixed(2)}`);
-    this.readout.textContent = [`${seconds.toFixed(2)} s`, ...texts].join(" · ");
+    const { symbols, passages } = this.worst.posteriors;
+    const word = this.worst.words.find(([, start, end]) => start <= seconds && seconds < end);
+    const texts = [`${seconds.toFixed(2)} s`];
+    if (word) texts.push(`“${word[0]}”, confidence ${word[4].toFixed(2)}`);
+    for (const { start, step, columns, values } of passages) {
+      const frame = Math.floor((seconds - start) / step);
+      if (frame < 0 || frame >= columns) continue;
+      const likely = symbols
+        .map((symbol, row) => [symbol, values[row * columns + frame] / 255])
+        .filter(([, probability]) => probability >= 0.01)
+        .sort((a, b) => b[1] - a[1]);
+      texts.push(...likely.slice(0, 3).map(([symbol, probability]) => `${symbol} ${probability.toFixed(2)}`));
+    }
+    this.readout.textContent = texts.join(" · ");
   }
 
   zoomBy(factor) {
@@ -392,19 +399,20 @@ class Picture {
   }
 
   drawPosteriors(context) {
-    const { rows, columns, start, step, values } = this.worst.posteriors;
-    for (let row = 0; row < rows; row += 1) {
+    const { symbols, passages } = this.worst.posteriors;
+    symbols.forEach((symbol, row) => {
       const top = this.tops.posteriors + row * SYMBOL_HEIGHT;
       context.globalAlpha = row % 2 ? 0.35 : 0.7;
       context.fillStyle = colour("tint");
       context.fillRect(0, top, this.width, SYMBOL_HEIGHT);
       context.fillStyle = colour(row === 0 ? "quiet" : "accent");
-      for (let column = 0; column < columns; column += 1) {
-        context.globalAlpha = values[row * columns + column] / 255;
-        if (context.globalAlpha > 0.02)
-          context.fillRect((start + column * step) * this.scale, top + 1, step * this.scale + 0.3, SYMBOL_HEIGHT - 2);
-      }
-    }
+      for (const { columns, start, step, values } of passages)
+        for (let column = 0; column < columns; column += 1) {
+          context.globalAlpha = values[row * columns + column] / 255;
+          if (context.globalAlpha > 0.02)
+            context.fillRect((start + column * step) * this.scale, top + 1, step * this.scale + 0.3, SYMBOL_HEIGHT - 2);
+        }
+    });
     context.globalAlpha = 1;
   }
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import speechkit
 from speechkit.audio import load_audio
+from speechkit.decoding import align_words
 from speechkit.pipelines.evaluate import Evaluation, ScoredUtterance
 from speechkit.pipelines.picture import picture
-from speechkit.pipelines.word_times import word_times
 from speechkit.recognizer import Recognizer
 
 _MOST_CONFUSIONS = 100
+_MOST_SECONDS = 60.0  # of a recording that are drawn
 
 
 def write_report(
@@ -85,6 +86,7 @@ def _utterance(item: ScoredUtterance) -> dict[str, Any]:
         "seconds": round(item.duration_seconds, 3),
         "errors": item.word_counts.errors,
         "words": item.word_counts.length,
+        "confidence": item.transcript.confidence,
         "aligned": [word.reference if word.is_right else list(word) for word in item.alignment],
     }
 
@@ -99,8 +101,10 @@ def _worst(evaluation: Evaluation, recognizer: Recognizer) -> Iterator[dict[str,
             utterance.audio_path,
             recognizer.sample_rate_hz,
             offset_seconds=utterance.offset_seconds,
-            duration_seconds=utterance.duration_seconds,
+            duration_seconds=min(item.duration_seconds, _MOST_SECONDS),
         )
-        said = [word.reference for word in item.alignment if word.hypothesis is not None]
-        words = zip(word_times(recognizer, waveform, item.hypothesis), said, strict=False)
-        yield {"utterance": places[id(item)], **picture(recognizer, waveform, words)}
+        words = item.transcript.words
+        aligned = align_words(item.reference.split(), [word.text for word in words])
+        said = [word.reference for word in aligned if word.hypothesis is not None]
+        pairs = zip(words, said, strict=True)
+        yield {"utterance": places[id(item)], **picture(recognizer, waveform, pairs)}

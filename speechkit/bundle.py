@@ -1,6 +1,6 @@
 """The bundle: a folder or .zip with everything that inference needs, and nothing that could run code.
 
-    config.yaml        format, parts as {class_path, init_args}
+    config.yaml        format, parts as {class_path, init_args}, settings of decoding
     model.safetensors  weights and statistics
     tokens.model       the SentencePiece model, if that is the tokenizer
     card.md            data, metrics, licence
@@ -14,7 +14,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,18 +31,25 @@ FORMAT = 1
 _MODULES = ("front_end", "encoder", "head")
 _LARGEST_ARCHIVE_BYTES = 16 << 30
 _DECOMPRESSION_ERRORS = (zlib.error, lzma.LZMAError)
+_DECODING = ("temperature", "lm_weight", "word_bonus", "beam_size")
 _KNOWN_FILES = ("config.yaml", "model.safetensors", "tokens.model", "card.md")
 
 
 @dataclass
 class Bundle:
-    """The built parts of a model. A pretrained encoder has neither head nor tokenizer."""
+    """The built parts of a model. A pretrained encoder has neither head nor tokenizer.
+
+    Attributes:
+        decoding: what was tuned on a development set: `temperature` of confidences, and of a search with a language
+            model `lm_weight`, `word_bonus` and `beam_size`.
+    """
 
     front_end: nn.Module
     encoder: nn.Module
     head: nn.Module | None = None
     tokenizer: Tokenizer | None = None
     card: str = ""
+    decoding: dict[str, float] = field(default_factory=dict)
 
 
 def save_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> None:
@@ -97,6 +104,8 @@ def _to_files(bundle: Bundle) -> dict[str, bytes]:
     if bundle.tokenizer is not None:
         config["tokenizer"] = describe(bundle.tokenizer)
         files.update(bundle.tokenizer.files())
+    if bundle.decoding:
+        config["decoding"] = dict(bundle.decoding)
     files["config.yaml"] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
     return files
 
@@ -137,7 +146,20 @@ def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> 
             raise ValueError(f"`tokenizer` must be a Tokenizer, got {type(tokenizer).__name__}")
         tokenizer.load_files(files)
     card = files.get("card.md", b"").decode("utf-8", errors="replace")
-    return Bundle(modules["front_end"], modules["encoder"], modules.get("head"), tokenizer, card)
+    decoding = _read_decoding(config.get("decoding") or {})
+    return Bundle(modules["front_end"], modules["encoder"], modules.get("head"), tokenizer, card, decoding)
+
+
+def _read_decoding(settings: Any) -> dict[str, float]:
+    """Numbers by name, each of them known."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"config.yaml: `decoding` must hold names and numbers, got {type(settings).__name__}")
+    for name, value in settings.items():
+        if name not in _DECODING:
+            raise ValueError(f"config.yaml: `decoding` must hold {', '.join(_DECODING)}, got {name!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"config.yaml: `decoding.{name}` must be a number, got {value!r}")
+    return settings
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:

@@ -1,40 +1,42 @@
 """The inference bundle: load, transcribe. The one way into a trained model."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from speechkit.audio import AudioError, load_audio, read_audio_info, resample
+from speechkit.audio import AudioError, AudioSegment
 from speechkit.bundle import load_bundle
-from speechkit.decoding import greedy_decode
+from speechkit.decoding import find_words, greedy_decode
+from speechkit.encoders.receptive_field import encoder_stride, receptive_field
+from speechkit.features.framing import first_frame_seconds
+from speechkit.pretrained import import_hf
 from speechkit.text import Tokenizer
+from speechkit.transcription import (
+    Input,
+    Passage,
+    PassageJoiner,
+    RecognizerStream,
+    RecordingEnd,
+    Segment,
+    Span,
+    Transcript,
+    Word,
+    duration_seconds,
+    read_ahead,
+    read_segments,
+)
+from speechkit.transcription.reading import Event
 
-Input = str | os.PathLike[str] | np.ndarray | Tensor
+Result = tuple[int, Passage | RecordingEnd | AudioError]
 
-
-@dataclass(frozen=True)
-class Span:
-    """A part of a file: what a manifest's row names."""
-
-    path: str | os.PathLike[str]
-    offset_seconds: float = 0.0
-    duration_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was heard in one input; `error` is the reason where it could not be read, and the text is then empty."""
-
-    text: str
-    duration_seconds: float
-    error: str | None = None
+__all__ = ["Input", "Recognizer", "Segment", "Span", "Transcript", "Word", "check_device"]
 
 
 class Recognizer:
@@ -45,17 +47,29 @@ class Recognizer:
         encoder: features -> representations.
         head: representations -> logits.
         tokenizer: label ids -> text.
+        temperature: what logits are divided by before words get a confidence.
         device: where the modules run.
     """
 
     def __init__(
-        self, *, front_end: nn.Module, encoder: nn.Module, head: nn.Module, tokenizer: Tokenizer, device: str = "cpu"
+        self,
+        *,
+        front_end: nn.Module,
+        encoder: nn.Module,
+        head: nn.Module,
+        tokenizer: Tokenizer,
+        temperature: float = 1.0,
+        device: str = "cpu",
     ) -> None:
         check_device(device)
+        if not temperature > 0:
+            raise ValueError(f"`temperature` must be positive, got {temperature}.")
         self.front_end: Any
         self.front_end, self.encoder, self.head = (part.to(device).eval() for part in (front_end, encoder, head))
         self.tokenizer = tokenizer
+        self.temperature = temperature
         self.device = device
+        self._step_seconds = encoder_stride(encoder) * self.front_end.hop_seconds
 
     @classmethod
     def load(
@@ -74,12 +88,36 @@ class Recognizer:
             encoder=bundle.encoder,
             head=bundle.head,
             tokenizer=bundle.tokenizer,
+            temperature=bundle.decoding.get("temperature", 1.0),
+            device=device,
+        )
+
+    @classmethod
+    def from_hf(cls, path_or_name: str | os.PathLike[str], *, device: str = "cpu") -> "Recognizer":
+        """Takes a `Wav2Vec2ForCTC` or `HubertForCTC` of Hugging Face: a folder, or a name on its hub.
+
+        Raises:
+            ValueError: no such checkpoint, another model, or one without a CTC head; one line.
+            ImportError: a name on the hub, and huggingface_hub is not installed.
+        """
+        bundle = import_hf(path_or_name)
+        if bundle.head is None or bundle.tokenizer is None:
+            raise ValueError(f"{path_or_name}: a pretrained encoder without a CTC head; import and fine-tune it first")
+        return cls(
+            front_end=bundle.front_end,
+            encoder=bundle.encoder,
+            head=bundle.head,
+            tokenizer=bundle.tokenizer,
             device=device,
         )
 
     @property
     def sample_rate_hz(self) -> int:
         return self.front_end.sample_rate_hz
+
+    def describe_latency(self) -> str:
+        """What a frame of the encoder sees, in words; how far ahead is the least latency of a stream."""
+        return receptive_field(self.encoder).describe(self.front_end.hop_seconds)
 
     @torch.inference_mode()
     def logits(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,72 +126,185 @@ class Recognizer:
         return self.head(*self.encoder(features, frames))
 
     def transcribe(
-        self, inputs: Sequence[Input | Span], *, sample_rate_hz: int | None = None, batch_seconds: float = 120.0
+        self,
+        inputs: Sequence[Input],
+        *,
+        sample_rate_hz: int | None = None,
+        batch_seconds: float = 120.0,
+        word_times: bool = True,
+        num_workers: int = 2,
     ) -> list[Transcript]:
-        """Transcribes files and arrays; results in the order of the inputs.
+        """Transcribes files and arrays of any length; results in the order of the inputs.
 
         Args:
             inputs: paths, spans of files, or samples (N,) in [-1, 1].
             sample_rate_hz: rate of the arrays; the model's own if none.
             batch_seconds: audio in one batch, padding included.
+            word_times: whether to find out when each word is said, and how sure it is.
+            num_workers: threads that read files ahead.
 
         Returns:
             One `Transcript` for each input. A file that cannot be read has `error` set; the others are done.
         """
-        results = dict(self.transcribe_iter(inputs, sample_rate_hz=sample_rate_hz, batch_seconds=batch_seconds))
+        results = dict(
+            self.transcribe_iter(
+                inputs,
+                sample_rate_hz=sample_rate_hz,
+                batch_seconds=batch_seconds,
+                word_times=word_times,
+                num_workers=num_workers,
+            )
+        )
         return [results[place] for place in range(len(inputs))]
 
     def transcribe_iter(
-        self, inputs: Sequence[Input | Span], *, sample_rate_hz: int | None = None, batch_seconds: float = 120.0
+        self,
+        inputs: Sequence[Input],
+        *,
+        sample_rate_hz: int | None = None,
+        batch_seconds: float = 120.0,
+        word_times: bool = True,
+        num_workers: int = 2,
     ) -> Iterator[tuple[int, Transcript]]:
-        """Like `transcribe`, but yields (place in the inputs, transcript) as batches are done, shortest first."""
-        if batch_seconds <= 0:
+        """Like `transcribe`, but yields (place in the inputs, transcript) as they are done, shortest first.
+
+        Files are read in threads ahead of the model, and decoded in another one behind it.
+        """
+        decoded: deque[tuple[list[Result], Future[list[Segment]]]] = deque()
+        segments: dict[int, list[Segment]] = {}
+        batches = self._results(inputs, sample_rate_hz or self.sample_rate_hz, batch_seconds, num_workers)
+        with ThreadPoolExecutor(1) as pool, closing(batches):
+            for results in batches:
+                passages = [item for _, item in results if isinstance(item, Passage)]
+                decoded.append((results, pool.submit(self.decode, passages, word_times=word_times)))
+                if len(decoded) > 1:
+                    yield from _transcripts(*decoded.popleft(), segments)
+            while decoded:
+                yield from _transcripts(*decoded.popleft(), segments)
+
+    def passages_iter(
+        self, inputs: Sequence[Input], *, batch_seconds: float = 120.0, num_workers: int = 2
+    ) -> Iterator[tuple[int, list[Passage] | AudioError]]:
+        """What `decode` turns into text, for those who decode it many times: logits of the stretches of speech.
+
+        Yields:
+            (place in the inputs, its passages in order, or why it cannot be read).
+        """
+        open_passages: dict[int, list[Passage]] = {}
+        with closing(self._results(inputs, self.sample_rate_hz, batch_seconds, num_workers)) as batches:
+            for place, item in (result for results in batches for result in results):
+                passages = open_passages.setdefault(place, [])
+                if isinstance(item, Passage):
+                    passages.append(item)
+                else:
+                    del open_passages[place]
+                    yield place, item if isinstance(item, AudioError) else passages
+
+    def _results(
+        self, inputs: Sequence[Input], rate: int, batch_seconds: float, num_workers: int
+    ) -> Generator[list[Result], None, None]:
+        """Of a batch at a time, its passages in order, and the ends of recordings and errors between them."""
+        if not batch_seconds > 0:
             raise ValueError(f"`batch_seconds` must be positive, got {batch_seconds}.")
-        rate = sample_rate_hz or self.sample_rate_hz
-        durations: dict[int, float] = {}
+        if num_workers < 1:
+            raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
+        durations = []
         for place, item in enumerate(inputs):
             try:
-                durations[place] = _duration_seconds(item, rate)
+                durations.append((place, duration_seconds(item, rate)))
             except AudioError as error:
-                yield place, Transcript("", 0.0, str(error))
-        for batch in _batches(durations, batch_seconds):
-            waveforms: dict[int, np.ndarray] = {}
-            for place in batch:
-                try:
-                    waveforms[place] = self._load(inputs[place], rate)
-                except AudioError as error:
-                    yield place, Transcript("", 0.0, str(error))
-            for place, text in zip(waveforms, self._recognize(list(waveforms.values())), strict=True):
-                yield place, Transcript(text, len(waveforms[place]) / self.sample_rate_hz)
+                yield [(place, error)]
+        durations.sort(key=lambda entry: entry[1])
+        events = read_segments(inputs, durations, rate, self.sample_rate_hz, num_workers)
+        joiners: dict[int, PassageJoiner] = {}
+        with closing(read_ahead(events)) as ahead:
+            for batch in _batches(ahead, batch_seconds * self.sample_rate_hz):
+                yield list(self._passages(batch, joiners))
 
-    def _recognize(self, waveforms: list[np.ndarray]) -> list[str]:
-        if not waveforms:
-            return []
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        if int(self.front_end.output_lengths(lengths).max()) == 0:
-            return [""] * len(waveforms)
-        padded = pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], batch_first=True)
-        paths = greedy_decode(*self.logits(padded, lengths), blank=self.tokenizer.blank_id)
-        return [self.tokenizer.decode(path) for path in paths]
+    def stream(
+        self, *, sample_rate_hz: int | None = None, partial_seconds: float = 0.3, word_times: bool = True
+    ) -> RecognizerStream:
+        """Transcribes speech as it is said.
 
-    def _load(self, item: Input | Span, rate: int) -> np.ndarray:
-        if isinstance(item, np.ndarray | Tensor):
-            samples = np.asarray(item)
-            if not np.issubdtype(samples.dtype, np.floating):
-                raise ValueError(f"`inputs` must hold float samples in [-1, 1], got {samples.dtype}.")
-            samples = samples.astype(np.float32)
-            if samples.ndim != 1:
-                raise ValueError(f"`inputs` must hold arrays of shape (N,), got {samples.shape}.")
-            if not np.isfinite(samples).all():
-                raise AudioError("array: holds samples that are NaN or infinite")
-            return resample(samples, rate, self.sample_rate_hz)
-        span = item if isinstance(item, Span) else Span(item)
-        return load_audio(
-            span.path,
-            self.sample_rate_hz,
-            offset_seconds=span.offset_seconds,
-            duration_seconds=span.duration_seconds,
+        Args:
+            sample_rate_hz: of the samples that will come; the model's own if none.
+            partial_seconds: a partial result after so much more of speech.
+            word_times: whether final segments have words with their times.
+        """
+        return RecognizerStream(
+            self,
+            sample_rate_hz=sample_rate_hz or self.sample_rate_hz,
+            partial_seconds=partial_seconds,
+            word_times=word_times,
         )
+
+    def joiner(self) -> PassageJoiner:
+        """For the segments of one recording."""
+        return PassageJoiner(
+            self.tokenizer,
+            sample_rate_hz=self.sample_rate_hz,
+            step_seconds=self._step_seconds,
+            first_seconds=first_frame_seconds(self.front_end.features),
+        )
+
+    def segment_logits(self, segments: Sequence[AudioSegment]) -> list[Tensor]:
+        """Logits (T, V) of each, on the CPU."""
+        if not segments:
+            return []
+        lengths = torch.tensor([len(segment.samples) for segment in segments])
+        if int(self.front_end.output_lengths(lengths).max()) == 0:
+            return [torch.zeros(0, self.tokenizer.vocab_size) for _ in segments]
+        padded = pad_sequence([torch.from_numpy(segment.samples) for segment in segments], batch_first=True)
+        logits, frames = self.logits(padded, lengths)
+        return [row[:count] for row, count in zip(logits.float().cpu(), frames.tolist(), strict=True)]
+
+    @torch.inference_mode()
+    def decode(
+        self, passages: Sequence[Passage], *, word_times: bool = True, temperature: float | None = None
+    ) -> list[Segment]:
+        """Logits of stretches of speech -> text.
+
+        Args:
+            passages: in any order.
+            word_times: whether to find out when each word is said, and how sure it is.
+            temperature: of confidences; the recogniser's own if none.
+        """
+        if not passages:
+            return []
+        logits = pad_sequence([passage.logits for passage in passages], batch_first=True)
+        frames = torch.tensor([len(passage.logits) for passage in passages])
+        labels = greedy_decode(logits, frames, blank=self.tokenizer.blank_id)
+        spans: list[Any] = [()] * len(passages)
+        if word_times:
+            spans = find_words(logits, frames, labels, self.tokenizer, temperature=temperature or self.temperature)
+        segments = []
+        for passage, row, words in zip(passages, labels, spans, strict=True):
+            first = passage.first_seconds - self._step_seconds / 2
+            timed = tuple(
+                Word(
+                    word.text,
+                    max(passage.start_seconds, first + word.first * self._step_seconds),
+                    min(passage.end_seconds, first + word.last * self._step_seconds),
+                    word.confidence,
+                )
+                for word in words
+            )
+            text = self.tokenizer.decode(row)
+            segments.append(Segment(text, passage.start_seconds, passage.end_seconds, timed))
+        return segments
+
+    def _passages(self, batch: Sequence[Event], joiners: dict[int, PassageJoiner]) -> Iterator[Result]:
+        """Segments -> the passages that are complete with them; ends and errors in between stay where they are."""
+        logits = iter(self.segment_logits([event for _, event in batch if isinstance(event, AudioSegment)]))
+        for place, event in batch:
+            joiner = joiners.setdefault(place, self.joiner())
+            if isinstance(event, AudioSegment):
+                yield from ((place, passage) for passage in joiner.push(event, next(logits)))
+                continue
+            del joiners[place]
+            if isinstance(event, RecordingEnd):
+                yield from ((place, passage) for passage in joiner.finish())
+            yield place, event
 
 
 def check_device(device: str) -> None:
@@ -165,21 +316,33 @@ def check_device(device: str) -> None:
         raise ValueError(f"`device` must be one that torch can use here, got {device!r}: {reason}") from None
 
 
-def _duration_seconds(item: Input | Span, rate: int) -> float:
-    if isinstance(item, np.ndarray | Tensor):
-        return len(item) / rate
-    if isinstance(item, Span) and item.duration_seconds is not None:
-        return item.duration_seconds
-    return read_audio_info(Path(item.path if isinstance(item, Span) else item)).duration_seconds
-
-
-def _batches(durations: dict[int, float], batch_seconds: float) -> Iterator[list[int]]:
-    """Places in order of duration, in groups whose padded duration stays within the limit (or of one alone)."""
-    batch: list[int] = []
-    for place in sorted(durations, key=lambda place: durations[place]):
-        if batch and durations[place] * (len(batch) + 1) > batch_seconds:
-            yield batch
-            batch = []
-        batch.append(place)
+def _batches(events: Iterable[Event], most_samples: float) -> Iterator[list[Event]]:
+    """Events in groups whose segments, padded, stay within a number of samples (or hold one alone)."""
+    batch: list[Event] = []
+    count = longest = 0
+    for event in events:
+        if isinstance(event[1], AudioSegment):
+            size = len(event[1].samples)
+            if count and (count + 1) * max(longest, size) > most_samples:
+                yield batch
+                batch, count, longest = [], 0, 0
+            count, longest = count + 1, max(longest, size)
+        batch.append(event)
     if batch:
         yield batch
+
+
+def _transcripts(
+    results: Sequence[Result], decoded: Future[list[Segment]], open_segments: dict[int, list[Segment]]
+) -> Iterator[tuple[int, Transcript]]:
+    """The transcripts of the recordings that end in a batch."""
+    segments = iter(decoded.result())
+    for place, item in results:
+        if isinstance(item, Passage):
+            open_segments.setdefault(place, []).append(next(segments))
+            continue
+        done = tuple(open_segments.pop(place, ()))
+        if isinstance(item, AudioError):
+            yield place, Transcript(error=str(item))
+        else:
+            yield place, Transcript(done, item.duration_seconds)

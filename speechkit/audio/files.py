@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,9 +75,7 @@ def load_audio(
         AudioError: missing, empty, not audio, truncated, or with samples that are not finite.
         ValueError: a negative offset or duration.
     """
-    if offset_seconds < 0 or (duration_seconds is not None and duration_seconds < 0):
-        span = f"{offset_seconds} and {duration_seconds}"
-        raise ValueError(f"`offset_seconds` and `duration_seconds` must be at least 0, got {span}.")
+    _check_span(offset_seconds, duration_seconds)
     _check_file(path)
     try:
         samples, rate = _read_with_soundfile(path, offset_seconds, duration_seconds)
@@ -86,6 +84,41 @@ def load_audio(
             raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
         samples, rate = _read_with_librosa(path, offset_seconds, duration_seconds)
     return _to_mono(samples, rate, str(path), sample_rate_hz)
+
+
+def stream_audio(
+    path: str | os.PathLike[str],
+    sample_rate_hz: int,
+    *,
+    offset_seconds: float = 0.0,
+    duration_seconds: float | None = None,
+    block_seconds: float = 10.0,
+) -> Iterator[np.ndarray]:
+    """As `load_audio`, piece by piece: a recording of any length takes no more memory than a block of it.
+
+    What only audioread can decode (M4A, WMA) is decoded as a whole.
+
+    Raises:
+        AudioError: as `load_audio`, but only when the place is reached.
+    """
+    _check_span(offset_seconds, duration_seconds)
+    _check_file(path)
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate, left = file.samplerate, _seek(file, path, offset_seconds, duration_seconds)
+            resampler = Resampler(rate, sample_rate_hz)
+            while left > 0:
+                wanted = min(left, max(1, round(block_seconds * rate)))
+                samples = file.read(wanted, dtype="float32", always_2d=True)
+                left -= len(samples)
+                if len(samples) < wanted:
+                    raise AudioError(f"{path}: truncated, {left} of its samples could not be decoded")
+                yield resampler.push(_mixed_down(samples, rate, str(path), sample_rate_hz))
+            yield resampler.finish()
+    except soundfile.LibsndfileError as error:
+        if not str(path).lower().endswith(AUDIOREAD_SUFFIXES):
+            raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
+        yield _to_mono(*_read_with_librosa(path, offset_seconds, duration_seconds), str(path), sample_rate_hz)
 
 
 def decode_audio(content: bytes, sample_rate_hz: int, *, name: str) -> np.ndarray:
@@ -117,6 +150,24 @@ def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return soxr.resample(samples.astype(np.float32), from_hz, to_hz, quality="HQ")
 
 
+class Resampler:
+    """`resample` over a stream: pieces of any length in, and out at the other rate, all together the same samples."""
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        same = from_hz == to_hz
+        self._stream = None if same else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """Float samples (N,) -> those of the result that are certain by now."""
+        samples = np.ascontiguousarray(samples, dtype=np.float32)
+        return samples if self._stream is None else self._stream.resample_chunk(samples)
+
+    def finish(self) -> np.ndarray:
+        """The samples that were waiting for more; the stream takes no others."""
+        nothing = np.zeros(0, dtype=np.float32)
+        return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
+
+
 def find_audio_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Files as given; folders searched through and through for audio files, sorted by name.
 
@@ -143,6 +194,11 @@ def _to_mono(samples: np.ndarray, rate: int, name: str, sample_rate_hz: int) -> 
     """Samples (N, channels) as decoded -> (N',) at the rate that is asked for; refuses what cannot be trained on."""
     if len(samples) == 0:
         raise AudioError(f"{name}: holds no samples")
+    return resample(_mixed_down(samples, rate, name, sample_rate_hz), rate, sample_rate_hz)
+
+
+def _mixed_down(samples: np.ndarray, rate: int, name: str, sample_rate_hz: int) -> np.ndarray:
+    """Samples (N, channels) as decoded -> (N,) at their own rate; says what is done to them."""
     mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
     if not np.isfinite(mono).all():
         raise AudioError(f"{name}: holds samples that are NaN or infinite")
@@ -150,7 +206,7 @@ def _to_mono(samples: np.ndarray, rate: int, name: str, sample_rate_hz: int) -> 
         _say_once("channels", f"{name}: {samples.shape[1]} channels, mixed down (said once)")
     if rate != sample_rate_hz:
         _say_once("rate", f"{name}: {rate} Hz, resampled to {sample_rate_hz} Hz (said once)")
-    return resample(mono, rate, sample_rate_hz)
+    return mono
 
 
 def _say_once(kind: str, message: str) -> None:
@@ -158,6 +214,12 @@ def _say_once(kind: str, message: str) -> None:
     if kind not in _said:
         _said.add(kind)
         _log.warning(message)
+
+
+def _check_span(offset_seconds: float, duration_seconds: float | None) -> None:
+    if offset_seconds < 0 or (duration_seconds is not None and duration_seconds < 0):
+        span = f"{offset_seconds} and {duration_seconds}"
+        raise ValueError(f"`offset_seconds` and `duration_seconds` must be at least 0, got {span}.")
 
 
 def _check_file(path: str | os.PathLike[str]) -> None:
@@ -186,19 +248,24 @@ def _read_with_soundfile(
     path: str | os.PathLike[str], offset_seconds: float, duration_seconds: float | None
 ) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(str(path)) as file:
-        rate = file.samplerate
-        num_frames, start = _count_frames(file), round(offset_seconds * rate)
-        if start > num_frames:
-            raise AudioError(f"{path}: offset {offset_seconds} s is past its end ({num_frames / rate:.3f} s)")
-        wanted = num_frames - start
-        if duration_seconds is not None:
-            wanted = min(wanted, round(duration_seconds * rate))
-        if start:
-            file.seek(start)
+        rate, wanted = file.samplerate, _seek(file, path, offset_seconds, duration_seconds)
         samples = file.read(wanted, dtype="float32", always_2d=True)
     if len(samples) < wanted:
         raise AudioError(f"{path}: truncated, {len(samples)} of {wanted} samples could be decoded")
     return samples, rate
+
+
+def _seek(
+    file: soundfile.SoundFile, path: str | os.PathLike[str], offset_seconds: float, duration_seconds: float | None
+) -> int:
+    """Goes to the start of a span; how many samples it has."""
+    num_frames, start = _count_frames(file), round(offset_seconds * file.samplerate)
+    if start > num_frames:
+        raise AudioError(f"{path}: offset {offset_seconds} s is past its end ({num_frames / file.samplerate:.3f} s)")
+    if start:
+        file.seek(start)
+    wanted = num_frames - start
+    return wanted if duration_seconds is None else min(wanted, round(duration_seconds * file.samplerate))
 
 
 def _read_with_librosa(

@@ -4,9 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from speechkit.audio.files import find_audio_files
 from speechkit.cli.probe import add_representation
-from speechkit.cli.transcribe import output_files
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
@@ -36,13 +34,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from speechkit.bundle import load_bundle
+    from speechkit.pipelines.recordings import find_recordings, output_files
     from speechkit.probing import FeatureExtractor, embed_files
     from speechkit.recognizer import check_device
 
     if arguments.batch_seconds <= 0:
         raise ValueError(f"`--batch-seconds` must be positive, got {arguments.batch_seconds:g}.")
     check_device(arguments.device)
-    files = find_audio_files(arguments.inputs)
+    recordings = find_recordings(arguments.inputs)
     bundle = load_bundle(arguments.bundle, trusted_packages=arguments.trust)
     extractor = FeatureExtractor(
         bundle.front_end,
@@ -51,7 +50,8 @@ def _run(arguments: argparse.Namespace) -> int:
         layer=arguments.layer,
         device=arguments.device,
     )
-    targets = output_files(files, Path(arguments.out), arguments.format)
+    files = [Path(recording.audio.path) for recording in recordings]
+    targets = output_files(recordings, Path(arguments.out), arguments.format)
     counts = {"written": 0, "kept": 0, "failed": 0}
     with tqdm(total=len(files), unit=" files", disable=not sys.stderr.isatty()) as bar:
         for done in embed_files(

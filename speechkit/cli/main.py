@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import speechkit
 from speechkit.cli import (
+    calibrate,
     configs,
     data,
     embed,
@@ -23,7 +24,8 @@ from speechkit.cli import (
 
 _COMMANDS = {
     "data": data,
-    "import": import_model,
+    "import-hf": import_model,
+    "import-torchaudio": import_model,
     "configs": configs,
     "pretrain": train,
     "finetune": train,
@@ -32,6 +34,7 @@ _COMMANDS = {
     "probe": probe,
     "embed": embed,
     "evaluate": evaluate,
+    "calibrate": calibrate,
     "features": features,
     "transcribe": transcribe,
 }
@@ -59,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides = [*arguments.overrides, *rest]
     try:
         return arguments.run(arguments)
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, ImportError, OSError) as error:
         if os.environ.get("SPEECHKIT_TRACEBACK"):
             raise

@@ -1,25 +1,38 @@
-"""`speechkit transcribe --model BUNDLE FILE|DIR...`."""
+"""`speechkit transcribe --model BUNDLE FILE|DIR|PATTERN|MANIFEST|-...`."""
 
 import argparse
 import json
-import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from speechkit.audio.files import find_audio_files
+if TYPE_CHECKING:
+    from speechkit.pipelines.recordings import Recording
+    from speechkit.recognizer import Recognizer, Transcript
+    from speechkit.transcription import StreamResult
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
     parser = commands.add_parser(
         name,
         help="recordings to text",
-        description="Transcribes files and folders. A file that cannot be read is named and the others are done. "
-        "Exit status 0: all files done, 1: some failed, 2: a wrong call.",
+        description="Transcribes recordings of any length. A file that cannot be read is named and the others are "
+        "done; what is there already in the output folder is left alone, so an interrupted run goes on. "
+        "Exit status 0: all done, 1: some failed, 2: none could be done, or a wrong call.",
     )
     parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder or .zip")
-    parser.add_argument("inputs", nargs="+", metavar="FILE|DIR")
-    parser.add_argument("--format", choices=("txt", "json"), default="txt", help="(%(default)s)")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files, folders (searched through and through), quoted patterns such as 'talks/**/*.mp3', manifests "
+        "(.jsonl), or - for WAV or raw PCM from standard input, transcribed as it comes",
+    )
+    parser.add_argument("--format", choices=("txt", "srt", "vtt", "json", "ctm", "tsv"), default="txt", help="(txt)")
     parser.add_argument("-o", "--out", metavar="DIR", help="write one file for each input instead of printing")
+    parser.add_argument("--overwrite", action="store_true", help="also write what is there already")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read files (%(default)s)")
     parser.add_argument(
         "--batch-seconds", type=float, default=120.0, metavar="S", help="audio in a batch (%(default)s)"
     )
@@ -27,58 +40,98 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
     )
+    pipe = parser.add_argument_group("standard input")
+    pipe.add_argument(
+        "--pcm-rate", type=int, metavar="HZ", help="of raw 16-bit little-endian mono PCM (default: the model's)"
+    )
+    pipe.add_argument(
+        "--partial-seconds", type=float, default=0.3, metavar="S", help="speech between partial results (%(default)s)"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.inputs == ["-"]:
+        return _run_stream(arguments)
+    if "-" in arguments.inputs:
+        raise ValueError("`-`, standard input, must be the only input")
     from tqdm import tqdm
 
-    from speechkit.recognizer import Recognizer
+    from speechkit.pipelines.recordings import find_recordings
+    from speechkit.pipelines.transcribe import transcribe
+    from speechkit.transcription import FORMATS
 
-    files = find_audio_files(arguments.inputs)
-    recognizer = Recognizer.load(arguments.model, device=arguments.device, trusted_packages=arguments.trust)
-    targets = output_files(files, Path(arguments.out), arguments.format) if arguments.out else None
-    failed = 0
-    with tqdm(total=len(files), unit=" files", disable=not sys.stderr.isatty()) as bar:
-        for place, transcript in recognizer.transcribe_iter(files, batch_seconds=arguments.batch_seconds):
+    recordings = find_recordings(arguments.inputs)
+    if arguments.out is None and arguments.format in ("srt", "vtt") and len(recordings) > 1:
+        raise ValueError(f"--format {arguments.format} prints one recording only; give -o DIR for {len(recordings)}")
+    start, heard = time.perf_counter(), 0.0
+    with tqdm(total=len(recordings), unit=" files", disable=not sys.stderr.isatty()) as bar:
+
+        def report(recording: "Recording", transcript: "Transcript") -> None:
+            nonlocal heard
+            heard += transcript.duration_seconds
+            bar.set_postfix_str(f"{heard / (time.perf_counter() - start):.0f} x real time", refresh=False)
             bar.update()
             if transcript.error is not None:
-                failed += 1
                 tqdm.write(f"failed: {transcript.error}", file=sys.stderr)
-                continue
-            row = {
-                "file": str(files[place]),
-                "text": transcript.text,
-                "duration": round(transcript.duration_seconds, 3),
-            }
-            if targets is not None:
-                _write(
-                    targets[place],
-                    transcript.text if arguments.format == "txt" else json.dumps(row, ensure_ascii=False),
-                )
-            elif arguments.format == "json":
-                print(json.dumps(row, ensure_ascii=False), flush=True)
-            else:
-                print(f"{files[place]}\t{transcript.text}", flush=True)
-    if failed:
-        print(f"{failed} of {len(files)} files failed", file=sys.stderr)
-    return 1 if failed else 0
+            elif arguments.out is None:
+                text = FORMATS[arguments.format](recording.name, transcript)
+                print(f"{recording.name}\t{text}" if arguments.format == "txt" else text, end="", flush=True)
+
+        tally = transcribe(
+            lambda: _load(arguments),
+            recordings,
+            format_name=arguments.format,
+            out=None if arguments.out is None else Path(arguments.out),
+            overwrite=arguments.overwrite,
+            batch_seconds=arguments.batch_seconds,
+            num_workers=arguments.workers,
+            on_result=report,
+        )
+        bar.total = tally.done + tally.failed
+    if tally.skipped:
+        print(
+            f"{tally.skipped} of {len(recordings)} files were done already (--overwrite does them anew)",
+            file=sys.stderr,
+        )
+    if tally.failed:
+        print(f"{tally.failed} of {len(recordings)} files failed", file=sys.stderr)
+    return 0 if not tally.failed else 1 if tally.done or tally.skipped else 2
 
 
-def output_files(files: list[Path], folder: Path, suffix: str) -> list[Path]:
-    """DIR/<stem>.<suffix>; where stems collide, the whole name and then a number keep the files apart."""
-    folder.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
-    targets = []
-    for file in files:
-        candidates = [file.stem, file.name, *(f"{file.name}-{number}" for number in range(2, len(files) + 2))]
-        name = next(candidate for candidate in candidates if candidate not in taken)
-        taken.add(name)
-        targets.append(folder / f"{name}.{suffix}")
-    return targets
+def _load(arguments: argparse.Namespace) -> "Recognizer":
+    from speechkit.recognizer import Recognizer
+
+    return Recognizer.load(arguments.model, device=arguments.device, trusted_packages=arguments.trust)
 
 
-def _write(target: Path, text: str) -> None:
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, target)
+def _run_stream(arguments: argparse.Namespace) -> int:
+    """Partial results, each in the place of the one before, and final ones; segments as they end."""
+    from speechkit.audio.standard_input import PCMFormat, stream_pipe
+
+    if arguments.format not in ("txt", "json"):
+        raise ValueError(f"--format {arguments.format} needs a whole recording; standard input has txt and json")
+    recognizer = _load(arguments)
+    print(f"listening; the model gives {recognizer.describe_latency()}", file=sys.stderr, flush=True)
+    rate, pieces = stream_pipe(sys.stdin.buffer, PCMFormat(arguments.pcm_rate or recognizer.sample_rate_hz))
+    stream = recognizer.stream(
+        sample_rate_hz=rate, partial_seconds=arguments.partial_seconds, word_times=arguments.format == "json"
+    )
+    for samples in pieces:
+        for result in stream.push(samples):
+            _print_result(result, arguments.format)
+    for result in stream.finish():
+        _print_result(result, arguments.format)
+    return 0
+
+
+def _print_result(result: "StreamResult", format_name: str) -> None:
+    from speechkit.transcription.formats import segment_as_dict
+
+    kind = "final" if result.is_final else "partial"
+    if format_name == "json":
+        print(json.dumps({"type": kind, **segment_as_dict(result.segment)}, ensure_ascii=False), flush=True)
+    elif sys.stdout.isatty():
+        print(f"\r\033[K{result.segment.text}", end="\n" if result.is_final else "", flush=True)
+    else:
+        print(f"{kind}\t{result.segment.text}", flush=True)

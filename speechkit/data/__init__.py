@@ -5,6 +5,7 @@
 
 from speechkit.data.archive import ArchivedCuts
 from speechkit.data.dataset import SpeechBatch, SpeechDataset
+from speechkit.data.joining import UtteranceJoining
 from speechkit.data.manifest import Utterance, read_cuts, read_utterances, write_utterances
 from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, Draw
 
@@ -16,6 +17,7 @@ __all__ = [
     "SpeechBatch",
     "SpeechDataset",
     "Utterance",
+    "UtteranceJoining",
     "read_cuts",
     "read_utterances",
     "write_utterances",

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechkit.audio import Perturbation
 from speechkit.data.archive import ArchivedCuts
 from speechkit.data.dataset import SpeechBatch, SpeechDataset
+from speechkit.data.joining import UtteranceJoining
 from speechkit.data.manifest import expand_path, read_cuts
 from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, Draw, JoinedBatchSampler
 from speechkit.text import Tokenizer, normalize_text
@@ -33,6 +34,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         speakers: use only these speakers' utterances for training.
         exclude_speakers: leave out these speakers' utterances in training.
         perturbations: waveform perturbations of the training set.
+        joining: joins utterances of the training set to longer ones, which then exceed `batch_seconds` in proportion.
         num_workers: processes that decode and perturb; 0 does it in the training process.
         cache_gigabytes: decoded audio kept in memory, by each worker; none of archives.
         seed: of shuffling and perturbations.
@@ -53,6 +55,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         speakers: Sequence[str] | str = (),
         exclude_speakers: Sequence[str] | str = (),
         perturbations: Sequence[Perturbation] = (),
+        joining: UtteranceJoining | None = None,
         num_workers: int = 1,
         cache_gigabytes: float = 2.0,
         seed: int = 0,
@@ -64,6 +67,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         self.shuffle_shards = shuffle_shards
         self.min_seconds, self.max_seconds, self.crop_seconds = min_seconds, max_seconds, crop_seconds
         self.perturbations, self.num_workers, self.cache_gigabytes = perturbations, num_workers, cache_gigabytes
+        self.joining = joining
         self.dev, self.tokenizer = _as_list(dev), tokenizer
         self.train_cuts: Sequence[Any] = self._training_cuts(
             _as_list(train), _as_list(speakers), _as_list(exclude_speakers)
@@ -148,6 +152,7 @@ class SpeechDataModule(lightning.LightningDataModule):
             tokenizer=self.tokenizer,
             perturbations=self.perturbations,
             crop_seconds=self.crop_seconds,
+            joining=self.joining,
             cache_bytes=0.0 if isinstance(self.train_cuts, ArchivedCuts) else self.cache_gigabytes * 1e9,
             seed=self.seed,
         )

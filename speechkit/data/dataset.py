@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from speechkit.audio import Perturbation, decode_audio, load_audio
 from speechkit.data.archive import ArchivedCuts
+from speechkit.data.joining import UtteranceJoining
 from speechkit.data.sampler import Draw
 from speechkit.text import Tokenizer
 
@@ -56,11 +57,12 @@ class SpeechDataset(Dataset[SpeechBatch]):
         tokenizer: text -> ids; none gives empty targets.
         perturbations: applied to each waveform in order, with a generator seeded by (seed, epoch, index).
         crop_seconds: a longer utterance is cut to a random span of this length (for training without text).
+        joining: makes longer utterances of several; not of archives.
         cache_bytes: decoded audio that is kept in memory.
         seed: of perturbations and crops.
 
     Raises:
-        ValueError: a text that the tokenizer lacks, or none; of an archive, when it is drawn.
+        ValueError: a text that the tokenizer lacks, or none; of an archive, when it is drawn. `joining` with archives.
     """
 
     def __init__(
@@ -71,12 +73,16 @@ class SpeechDataset(Dataset[SpeechBatch]):
         tokenizer: Tokenizer | None = None,
         perturbations: Sequence[Perturbation] = (),
         crop_seconds: float | None = None,
+        joining: UtteranceJoining | None = None,
         cache_bytes: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.cuts = cuts if isinstance(cuts, ArchivedCuts) else list(cuts)
         self.sample_rate_hz, self.tokenizer, self.seed = sample_rate_hz, tokenizer, seed
-        self.perturbations, self.crop_seconds = tuple(perturbations), crop_seconds
+        self.perturbations, self.crop_seconds, self.joining = tuple(perturbations), crop_seconds, joining
+        if joining is not None and isinstance(self.cuts, ArchivedCuts):
+            raise ValueError("`joining` must be none with archives, whose utterances cannot be had at random.")
+        self._durations = [] if isinstance(self.cuts, ArchivedCuts) else self.durations_seconds
         self._targets = None if isinstance(cuts, ArchivedCuts) else [self._encode(cut) for cut in self.cuts]
         self._cache: dict[int, np.ndarray] = {}
         self._cache_bytes_left = cache_bytes
@@ -97,11 +103,8 @@ class SpeechDataset(Dataset[SpeechBatch]):
             AudioError: a file that cannot be decoded.
         """
         cuts = [self.cuts[draw.index] for draw in draws]
-        waveforms = [torch.from_numpy(self._waveform(draw, cut)) for draw, cut in zip(draws, cuts, strict=True)]
-        if self._targets is None:
-            targets = [self._encode(cut) for cut in cuts]
-        else:
-            targets = [self._targets[draw.index] for draw in draws]
+        items = [self._item(draw, cut) for draw, cut in zip(draws, cuts, strict=True)]
+        waveforms, targets, texts = (list(column) for column in zip(*items, strict=True))
         supervisions = [cut.supervisions[0] for cut in cuts]
         real = torch.tensor([draw.weight > 0 for draw in draws])  # a filler is all padding: nothing sees it
         return SpeechBatch(
@@ -112,19 +115,33 @@ class SpeechDataset(Dataset[SpeechBatch]):
             weights=torch.tensor([draw.weight for draw in draws]),
             loss_scale=draws[0].loss_scale,
             ids=[cut.id for cut in cuts],
-            texts=[supervision.text or "" for supervision in supervisions],
+            texts=texts,
             speakers=[supervision.speaker for supervision in supervisions],
             seeds=[self._seed(draw) for draw in draws],
         )
 
-    def _encode(self, cut: "MonoCut") -> Tensor:
+    def _item(self, draw: Draw, cut: "MonoCut") -> tuple[Tensor, Tensor, str]:
+        """Waveform, labels and text of a draw; of those that are joined to it as well."""
+        generator = np.random.default_rng((self.seed, draw.epoch, draw.index))
+        waveform = self._waveform(draw.index, cut, generator)
+        text = cut.supervisions[0].text or ""
+        if self.joining is None:
+            targets = self._encode(cut) if self._targets is None else self._targets[draw.index]
+            return torch.from_numpy(waveform), targets, text
+        indices = self.joining.followers(draw.index, self._durations, generator)
+        waveforms = [waveform, *(self._waveform(index, self.cuts[index], generator) for index in indices)]
+        text = " ".join([text, *(self.cuts[index].supervisions[0].text or "" for index in indices)])
+        joined = self.joining.join(waveforms, self.sample_rate_hz, generator)
+        return torch.from_numpy(joined), self._encode(cut, text), text
+
+    def _encode(self, cut: "MonoCut", joined_text: str | None = None) -> Tensor:
         if self.tokenizer is None:
             return torch.zeros(0, dtype=torch.long)
         name, text = _name(cut), cut.supervisions[0].text
         if text is None:
             raise ValueError(f"{name}: has no `text`, which training with labels needs")
         try:
-            return torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+            return torch.tensor(self.tokenizer.encode(joined_text or text), dtype=torch.long)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
@@ -132,11 +149,10 @@ class SpeechDataset(Dataset[SpeechBatch]):
         sequence = np.random.SeedSequence((self.seed, draw.epoch, draw.index))
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
-    def _waveform(self, draw: Draw, cut: "MonoCut") -> np.ndarray:
-        samples = self._cache.get(draw.index)
+    def _waveform(self, index: int, cut: "MonoCut", generator: np.random.Generator) -> np.ndarray:
+        samples = self._cache.get(index)
         if samples is None:
-            samples = self._load(draw.index, cut)
-        generator = np.random.default_rng((self.seed, draw.epoch, draw.index))
+            samples = self._load(index, cut)
         if self.crop_seconds is not None and len(samples) > (wanted := round(self.crop_seconds * self.sample_rate_hz)):
             start = int(generator.integers(len(samples) - wanted + 1))
             samples = samples[start : start + wanted]

@@ -11,6 +11,7 @@
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,14 @@ def left_edge(frame_length: int, hop_length: int, edges: str) -> int:
     if edges == "snip":
         return 0
     return frame_length // 2 - (hop_length // 2 if edges == "mirror" else 0)
+
+
+def first_frame_seconds(features: Any) -> float:
+    """When the middle of the first frame is, for features that have frames; 0 for others."""
+    if not hasattr(features, "frame_length"):
+        return 0.0
+    edge = left_edge(features.frame_length, features.hop_length, getattr(features, "edges", "snip"))
+    return (features.frame_length / 2 - edge) / features.sample_rate_hz
 
 
 def edge_indices(places: Tensor, lengths: Tensor, edges: str) -> Tensor:

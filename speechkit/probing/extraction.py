@@ -12,7 +12,7 @@ from speechkit.audio import AudioError, load_audio
 from speechkit.data import Utterance
 from speechkit.encoders.layers import layer_format, layer_outputs
 from speechkit.encoders.receptive_field import encoder_stride
-from speechkit.features.framing import left_edge
+from speechkit.features.framing import first_frame_seconds
 
 REPRESENTATIONS = ("context", "latents", "features")
 
@@ -75,11 +75,7 @@ class FeatureExtractor:
 
     def times(self, num_frames: int) -> Tensor:
         """Seconds at which frames stand, float64 (T,): the middle of the input frame that each is centred on."""
-        features = self.front_end.features
-        first = 0.0
-        if hasattr(features, "frame_length"):
-            edge = left_edge(features.frame_length, features.hop_length, getattr(features, "edges", "snip"))
-            first = (features.frame_length / 2 - edge) / self.sample_rate_hz
+        first = first_frame_seconds(self.front_end.features)
         return first + self.step_seconds * torch.arange(num_frames, dtype=torch.float64)
 
     @torch.no_grad()

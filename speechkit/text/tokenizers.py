@@ -4,11 +4,15 @@ Each is fitted once on training texts (`fit`). What the constructor's arguments 
 """
 
 import io
+import itertools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from speechkit.text.normalization import normalize_text
+
+_WORD_MARK = "\u2581"  # at the start of SentencePiece's pieces that begin a word
 
 
 class Tokenizer(ABC):
@@ -36,6 +40,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Label ids (no blanks, repeats already collapsed) -> text."""
+
+    @abstractmethod
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        """Where the words of decoded labels stand among them: `decode(ids[word])` is one word, and not empty."""
 
     def files(self) -> dict[str, bytes]:
         """What a bundle must hold besides the constructor's arguments: name -> content. Nothing, unless overridden."""
@@ -89,8 +97,45 @@ class CharTokenizer(_SymbolTokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join("".join(self.symbols[label - 1] for label in ids).split())
 
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        gaps = [-1, *(place for place, label in enumerate(ids) if self.symbols[label - 1] == " "), len(ids)]
+        words = [slice(before + 1, behind) for before, behind in itertools.pairwise(gaps)]
+        return [word for word in words if self.decode(ids[word])]
+
     def _split(self, text: str) -> list[str]:
         return list(text)
+
+
+class VocabularyTokenizer(CharTokenizer):
+    """Symbols that another toolkit chose: of any number of characters, in any case, and some that write nothing.
+
+    A text is made of the longest symbols that fit, from the left; what is decoded is normalised.
+
+    Args:
+        symbols: what the labels write; " " between words.
+        silent: those that write nothing, such as "<unk>".
+
+    Raises:
+        ValueError: no symbols, or a silent one that is not among them.
+    """
+
+    def __init__(self, symbols: Iterable[str], silent: Iterable[str] = ()) -> None:
+        super().__init__(symbols)
+        self.silent = tuple(silent)
+        if not self.symbols or not set(self.silent) <= set(self.symbols):
+            raise ValueError(f"`symbols` must hold all of `silent`, got {self.symbols} and {self.silent}.")
+        written = sorted((symbol for symbol in self.symbols if symbol not in self.silent), key=len, reverse=True)
+        self._pattern = re.compile("|".join([*map(re.escape, written), "."]))
+
+    def fit(self, texts: Iterable[str]) -> None:
+        """Nothing is left to choose."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        symbols = (self.symbols[label - 1] for label in ids)
+        return normalize_text("".join(symbol for symbol in symbols if symbol not in self.silent))
+
+    def _split(self, text: str) -> list[str]:
+        return self._pattern.findall(text)
 
 
 class WordTokenizer(_SymbolTokenizer):
@@ -104,6 +149,9 @@ class WordTokenizer(_SymbolTokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.symbols[label - 1] for label in ids)
+
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        return [slice(place, place + 1) for place in range(len(ids))]
 
     def _split(self, text: str) -> list[str]:
         return text.split()
@@ -170,6 +218,13 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         assert self._processor is not None, "fit or load the tokenizer first"
         return " ".join(self._processor.decode([label - 1 for label in ids if label > 1]).split())
+
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        assert self._processor is not None, "fit or load the tokenizer first"
+        pieces = [self._processor.id_to_piece(label - 1) for label in ids]
+        starts = [place for place, piece in enumerate(pieces) if place == 0 or piece.startswith(_WORD_MARK)]
+        words = [slice(*ends) for ends in zip(starts, [*starts[1:], len(pieces)], strict=True)]
+        return [word for word in words if self.decode(ids[word])]
 
     def files(self) -> dict[str, bytes]:
         return {"tokens.model": self._model}

@@ -16,17 +16,9 @@ from speechkit.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
-    "prepare-data",
-    "pretrain",
-    "probe",
-    "fine-tune",
-    "evaluate",
-    "ctc",
-    "features",
-    "transcribe",
-    "many-gpus",
-    "extend",
-]
+    "prepare-data", "pretrain", "probe", "fine-tune", "evaluate", "ctc", "features", "transcribe", "import",
+    "many-gpus", "extend",
+]  # fmt: skip
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -54,7 +46,17 @@ def write_material(folder: Path, make_tone: Callable[..., Path]) -> None:
     (folder / "data/kaldi/wav.scp").write_text("u0 0.wav\nu1 1.wav\n")
     (folder / "data/kaldi/text").write_text("u0 hello\nu1 world\n")
     (folder / "data/librispeech/19/198/19-198.trans.txt").write_text("19-198-0000 HELLO\n19-198-0001 WORLD\n")
+    write_checkpoint(folder / "checkpoint")
     (folder / "data/table.csv").write_text("path,sentence\nkaldi/0.wav,hello\n")
+
+
+def write_checkpoint(folder: Path) -> None:
+    """A small recogniser of Hugging Face."""
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    Wav2Vec2ForCTC(Wav2Vec2Config(**sizes, conv_dim=[16] * 7, vocab_size=4)).save_pretrained(folder)
+    (folder / "vocab.json").write_text('{"<pad>": 0, "|": 1, "A": 2, "B": 3}')
 
 
 def run_command(line: str) -> None:

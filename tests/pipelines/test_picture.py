@@ -10,12 +10,11 @@ import pytest
 import soundfile
 import torch
 
-from speechkit import Recognizer
 from speechkit.encoders import SeparableConvEncoder
 from speechkit.features import FrontEnd, Waveform
 from speechkit.heads import CTCHead
 from speechkit.pipelines.picture import picture
-from speechkit.pipelines.word_times import Word
+from speechkit.recognizer import Recognizer, Word
 from speechkit.text import CharTokenizer
 
 
@@ -28,6 +27,10 @@ def click(rate: int, at_seconds: float, seconds: float) -> np.ndarray:
     waveform = np.zeros(int(seconds * rate), dtype=np.float32)
     waveform[int(at_seconds * rate)] = 0.5
     return waveform
+
+
+def noise(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, int(8000 * seconds)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ["waveform", "spectrogram"])
@@ -52,25 +55,25 @@ def test_models_of_raw_samples_have_a_spectrogram_too(rate: int) -> None:
     assert spectrogram.shape == (64, 26)
     assert spectrogram.max() == 255
     assert len(np.unique(spectrogram)) > 50
-    assert drawn["posteriors"]["columns"] <= 2000
 
 
 def test_posteriors_are_those_of_the_model(untrained: Path) -> None:
     recognizer = Recognizer.load(untrained)
-    waveform = np.random.default_rng(0).normal(0, 0.1, 4000).astype(np.float32)
-    logits, _ = recognizer.logits(torch.from_numpy(waveform)[None], torch.tensor([4000]))
+    waveform = noise(4.0) * np.repeat([1, 0, 1], [12000, 12000, 8000])
+    ((_, passages),) = recognizer.passages_iter([waveform])
     drawn = picture(recognizer, waveform, [])["posteriors"]
     ids = [["blank", "a", "b", "space"].index(symbol) for symbol in drawn["symbols"]]
     assert ids[0] == 0
     assert len(ids) > 2
-    assert np.abs(decode(drawn) / 255 - logits[0].softmax(dim=-1)[:, ids].T.numpy()).max() < 0.003
+    assert len(drawn["passages"]) == len(passages) == 2
+    for matrix, passage in zip(drawn["passages"], passages, strict=True):
+        assert matrix["start"] + matrix["step"] / 2 == pytest.approx(passage.first_seconds)
+        assert np.abs(decode(matrix) / 255 - passage.logits.softmax(dim=-1)[:, ids].T.numpy()).max() < 0.003
 
 
-def test_the_first_minute_is_shown(untrained: Path) -> None:
-    words = [(Word("in", 1.0, 1.2), "in"), (Word("out", 61.0, 61.2), None)]
-    drawn = picture(Recognizer.load(untrained), click(8000, 3.0, 62.0), words)
-    assert (drawn["seconds"], drawn["is_cut"], drawn["words"]) == (60.0, True, [["in", 1.0, 1.2, "in"]])
-    assert max(drawn[name]["columns"] for name in ("waveform", "spectrogram", "posteriors")) <= 2001
+def test_words_of_what_is_drawn(untrained: Path) -> None:
+    words = [(Word("in", 1.0, 1.2, 0.5), "in"), (Word("out", 2.0, 2.2, 0.5), None)]
+    assert picture(Recognizer.load(untrained), noise(1.5), words)["words"] == [["in", 1.0, 1.2, "in", 0.5]]
 
 
 def test_the_sound_is_that_of_the_recording(untrained: Path) -> None:
@@ -81,8 +84,8 @@ def test_the_sound_is_that_of_the_recording(untrained: Path) -> None:
     assert np.abs(samples - waveform).max() < 0.01
 
 
-@pytest.mark.parametrize("num_samples", [1, 10, 199])
-def test_shorter_than_a_frame_has_no_posteriors(untrained: Path, num_samples: int) -> None:
-    drawn = picture(Recognizer.load(untrained), np.ones(num_samples, dtype=np.float32), [])
-    assert (drawn["posteriors"]["columns"], drawn["posteriors"]["symbols"]) == (0, [])
-    assert drawn["waveform"]["columns"] == num_samples
+@pytest.mark.parametrize("num_samples", [1, 10, 199, 8000])
+def test_without_speech_there_are_no_posteriors(untrained: Path, num_samples: int) -> None:
+    drawn = picture(Recognizer.load(untrained), np.zeros(num_samples, dtype=np.float32), [])
+    assert [matrix["columns"] for matrix in drawn["posteriors"]["passages"]] == []
+    assert drawn["waveform"]["columns"] == min(num_samples, 2000)

@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from speechkit import Recognizer
 from speechkit.cli.main import main
-from speechkit.pipelines.report import render_page
+from speechkit.pipelines.evaluate import evaluate
+from speechkit.pipelines.report import render_page, write_report
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 TRACKS = {"words": (0, 36), "waveform": (44, 100), "spectrogram": (108, 236), "posteriors": (244, 290)}  # rows
@@ -153,6 +157,18 @@ def test_fits_a_phone_by_night(open_page: Callable[..., Page]) -> None:
     assert page.locator("canvas.drawing").first.evaluate(COUNT_COLOURS, {"mel": (216, 472)})["mel"] > 200
     red, green, blue = map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor")))
     assert max(red, green, blue) < 50
+
+
+def test_of_a_long_recording_the_first_minute_is_drawn(untrained: Path, tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 8000 * 62)
+    soundfile.write(tmp_path / "long.wav", samples, 8000)
+    (tmp_path / "long.jsonl").write_text('{"audio_filepath": "long.wav", "text": "nothing of the kind"}')
+    recognizer = Recognizer.load(untrained)
+    evaluation = evaluate(recognizer, tmp_path / "long.jsonl")
+    write_report(evaluation, recognizer, tmp_path / "long.html", model="m", manifest="long")
+    (worst,) = embedded((tmp_path / "long.html").read_text())["worst"]
+    assert (evaluation.seconds, worst["seconds"]) == (62, 60)
+    assert 0 < len(worst["words"]) < len(evaluation.worst[0].transcript.words)
 
 
 def embedded(page: str) -> dict[str, Any]:

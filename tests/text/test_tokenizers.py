@@ -5,7 +5,7 @@ import random
 import pytest
 
 from speechkit.parts import build, describe
-from speechkit.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer
+from speechkit.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, VocabularyTokenizer, WordTokenizer
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "don't", "größe"]
 TEXTS = [" ".join(random.Random(seed).choices(WORDS, k=6)) for seed in range(40)]
@@ -98,6 +98,27 @@ def test_all_unknown_characters_are_named_once() -> None:
         CharTokenizer("a").encode("xayx")
 
 
+def test_a_vocabulary_takes_the_longest_symbols_and_keeps_silent_ones_out() -> None:
+    tokenizer = VocabularyTokenizer(["a", "ab", "<unk>", " ", "-"], silent=["<unk>"])
+    assert tokenizer.encode("Aba ab") == [2, 1, 4, 2]
+    assert tokenizer.decode([1, 3, 2, 5, 4, 1]) == "aab a"
+    assert rebuilt(tokenizer).decode([3, 2]) == "ab"
+    with pytest.raises(ValueError, match=r"character\(s\) 'b', 'u' of 'bau'"):
+        tokenizer.encode("bau")
+
+
+def test_fitting_leaves_a_vocabulary_as_it_is() -> None:
+    tokenizer = VocabularyTokenizer("ab")
+    tokenizer.fit(["c"])
+    assert tokenizer.symbols == ["a", "b"]
+
+
+@pytest.mark.parametrize(("symbols", "silent"), [("", ()), ("ab", ["<s>"])])
+def test_a_vocabulary_that_lacks_its_symbols_is_refused(symbols: str, silent: list[str]) -> None:
+    with pytest.raises(ValueError, match="`symbols` must hold all of `silent`"):
+        VocabularyTokenizer(symbols, silent=silent)
+
+
 def test_sentencepiece_has_the_size_that_is_asked_for() -> None:
     tokenizer = SentencePieceTokenizer(num_pieces=30)
     tokenizer.fit(TEXTS)
@@ -118,3 +139,25 @@ def test_unknown_model_type_is_refused() -> None:
 def test_missing_or_damaged_model_is_refused(files: dict[str, bytes]) -> None:
     with pytest.raises(ValueError, match=r"tokens\.model"):
         SentencePieceTokenizer().load_files(files)
+
+
+@pytest.mark.parametrize("text", ["", "a", "so far so good", "  two   words "])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        CharTokenizer(),
+        WordTokenizer(),
+        SentencePieceTokenizer(num_pieces=22),
+        VocabularyTokenizer([*"sofargdtw ", "oo", "<unk>"], silent=["<unk>"]),
+    ],
+    ids=lambda tokenizer: type(tokenizer).__name__,
+)
+def test_words_of_labels(tokenizer: Tokenizer, text: str) -> None:
+    tokenizer.fit(["so far so good two words a", "good words are few", "a far word goods"] * 5)
+    ids = tokenizer.encode(text)
+    assert [tokenizer.decode(ids[word]) for word in tokenizer.split_words(ids)] == text.split()
+
+
+def test_silent_labels_are_no_word() -> None:
+    tokenizer = VocabularyTokenizer(["<unk>", " ", "A"], silent=["<unk>"])
+    assert tokenizer.split_words([1, 2, 3, 1, 2, 2, 1]) == [slice(2, 4)]

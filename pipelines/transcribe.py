@@ -1,0 +1,88 @@
+"""Recordings -> transcripts in files or on a stream: what is done is skipped, what fails is named, the rest goes on."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from speechkit.pipelines.recordings import Recording, output_files
+from speechkit.recognizer import Recognizer, Transcript
+from speechkit.transcription import FORMATS, TIMED
+
+
+@dataclass
+class Tally:
+    """How a job went."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+def transcribe(
+    recognizer: Callable[[], Recognizer],
+    recordings: Sequence[Recording],
+    *,
+    format_name: str = "txt",
+    out: Path | None = None,
+    overwrite: bool = False,
+    batch_seconds: float = 120.0,
+    num_workers: int = 2,
+    on_result: Callable[[Recording, Transcript], None] = lambda recording, transcript: None,
+) -> Tally:
+    """Transcribes what is not done yet.
+
+    Args:
+        recognizer: loads the model; not called where nothing is left to do.
+        recordings: from `find_recordings`.
+        format_name: one of `speechkit.transcription.FORMATS`.
+        out: folder for a file each, which appears when it is whole; none: nothing is written, see `on_result`.
+        overwrite: also those that are there already.
+        batch_seconds: audio in one batch, padding included.
+        num_workers: threads that read files ahead.
+        on_result: called with each transcript, failures included, as it is ready.
+
+    Raises:
+        ValueError: an unknown format, or two recordings that would be written to one file.
+        OSError: a folder that cannot be written to, before anything is transcribed.
+    """
+    if format_name not in FORMATS:
+        raise ValueError(f"`format_name` must be one of {', '.join(FORMATS)}, got {format_name!r}.")
+    targets: list[Path] | None = None
+    tally = Tally()
+    if out is not None:
+        targets = output_files(recordings, out, format_name)
+        _check_writable(out)
+        left = [place for place, target in enumerate(targets) if overwrite or not target.exists()]
+        tally.skipped = len(recordings) - len(left)
+        recordings, targets = [recordings[place] for place in left], [targets[place] for place in left]
+    if not recordings:
+        return tally
+    results = recognizer().transcribe_iter(
+        [recording.audio for recording in recordings],
+        batch_seconds=batch_seconds,
+        word_times=format_name in TIMED,
+        num_workers=num_workers,
+    )
+    for place, transcript in results:
+        if transcript.error is not None:
+            tally.failed += 1
+        else:
+            tally.done += 1
+            if targets is not None:
+                _write(targets[place], FORMATS[format_name](recordings[place].name, transcript))
+        on_result(recordings[place], transcript)
+    return tally
+
+
+def _check_writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder}: cannot be written to")
+
+
+def _write(target: Path, text: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, target)
