@@ -414,6 +414,8 @@ class Picture {
         }
     });
     context.globalAlpha = 1;
+    context.fillStyle = colour("text");
+    if (passages.length === 0) context.fillText("no speech was found", 6, this.tops.posteriors + SYMBOL_HEIGHT / 2);
   }
 
   drawWords(context) {

@@ -71,6 +71,7 @@ def test_the_command_prints_and_writes_the_tables(
     written, printed = json.loads(scores.read_text()), capsys.readouterr().out
     assert all(text in printed for text in ("ann  ", "0.30 to 0.63 s", "most substituted: "))
     assert written["utterances"] == len(written["per_utterance"]) == 24
+    assert all(0 <= row["confidence"] <= 1 for row in written["per_utterance"] if row["hypothesis"])
     assert len(written["worst"]) == printed.count("said: ") == 2
     assert sum(count for *_, count in written["substituted_words"]) == written["substitutions"]
     assert [row["utterances"] for row in written["per_speaker"]] == [12, 12]
