@@ -28,7 +28,7 @@ _LEAST_POSTERIOR = 0.05
 
 
 def picture(recognizer: Recognizer, waveform: np.ndarray, words: Iterable[tuple[Word, str | None]]) -> dict[str, Any]:
-    """A recording in the form that `report.js` draws.
+    """A recording in the form that `picture.js` draws.
 
     Args:
         recognizer: the model.

@@ -1,6 +1,6 @@
 """An evaluation -> one page that says where the errors are: self-contained, so that it can be mailed and kept.
 
-The page is `report.html` with `report.js` and the figures as JSON inside; what the browser shows is built from them as
+The page is `report.html` with its scripts and the figures as JSON inside; what the browser shows is built from them as
 text, never as markup. It may not load anything (its Content-Security-Policy says so).
 """
 
@@ -56,11 +56,12 @@ def write_report(
 
 def render_page(data: dict[str, Any]) -> str:
     """The page of these figures; whatever its texts are, none of them ends the script that holds them."""
-    template, script = (
+    template, picture_script, report_script = (
         resources.files("speechkit.pipelines").joinpath(name).read_text(encoding="utf-8")
-        for name in ("report.html", "report.js")
+        for name in ("report.html", "picture.js", "report.js")
     )
-    before, between, after = template.replace("REPORT_SCRIPT", script).partition("REPORT_DATA")
+    page = template.replace("PICTURE_SCRIPT", picture_script).replace("REPORT_SCRIPT", report_script)
+    before, between, after = page.partition("REPORT_DATA")
     assert between
     return before + json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c") + after
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.audio import AudioError, AudioSegment
+from speechkit.audio.voice_activity import FRAME_SECONDS
 from speechkit.bundle import load_bundle
-from speechkit.decoding import find_words, greedy_decode
+from speechkit.decoding import WordSpan, extend_to_pauses, find_words, greedy_decode
 from speechkit.encoders.receptive_field import encoder_stride, receptive_field
 from speechkit.features.framing import first_frame_seconds
 from speechkit.pretrained import import_hf
@@ -274,24 +275,33 @@ class Recognizer:
         logits = pad_sequence([passage.logits for passage in passages], batch_first=True)
         frames = torch.tensor([len(passage.logits) for passage in passages])
         labels = greedy_decode(logits, frames, blank=self.tokenizer.blank_id)
-        spans: list[Any] = [()] * len(passages)
+        spans: list[list[WordSpan]] = [[] for _ in passages]
         if word_times:
             spans = find_words(logits, frames, labels, self.tokenizer, temperature=temperature or self.temperature)
-        segments = []
-        for passage, row, words in zip(passages, labels, spans, strict=True):
-            first = passage.first_seconds - self._step_seconds / 2
-            timed = tuple(
-                Word(
-                    word.text,
-                    max(passage.start_seconds, first + word.first * self._step_seconds),
-                    min(passage.end_seconds, first + word.last * self._step_seconds),
-                    word.confidence,
-                )
-                for word in words
+        return [
+            Segment(self.tokenizer.decode(row), passage.start_seconds, passage.end_seconds, self._timed(passage, words))
+            for passage, row, words in zip(passages, labels, spans, strict=True)
+        ]
+
+    def _timed(self, passage: Passage, words: Sequence[WordSpan]) -> tuple[Word, ...]:
+        """Frames -> seconds of the recording."""
+        first = passage.first_seconds - self._step_seconds / 2 - passage.levels_seconds
+        times = extend_to_pauses(
+            [(first + word.first * self._step_seconds, first + word.last * self._step_seconds) for word in words],
+            passage.levels,
+            step=FRAME_SECONDS,
+            start=passage.start_seconds - passage.levels_seconds,
+            end=passage.end_seconds - passage.levels_seconds,
+        )
+        return tuple(
+            Word(
+                word.text,
+                max(passage.start_seconds, start + passage.levels_seconds),
+                min(passage.end_seconds, end + passage.levels_seconds),
+                word.confidence,
             )
-            text = self.tokenizer.decode(row)
-            segments.append(Segment(text, passage.start_seconds, passage.end_seconds, timed))
-        return segments
+            for word, (start, end) in zip(words, times, strict=True)
+        )
 
     def _passages(self, batch: Sequence[Event], joiners: dict[int, PassageJoiner]) -> Iterator[Result]:
         """Segments -> the passages that are complete with them; ends and errors in between stay where they are."""

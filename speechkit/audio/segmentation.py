@@ -18,12 +18,14 @@ class AudioSegment(NamedTuple):
 
     Attributes:
         samples: (N,), context included.
+        levels: in dB of full scale, of every 10 ms of them; see `VoiceActivityDetector`.
         offset: place of the first of them in the recording.
         start: place of the first that is its own.
         end: place after the last that is its own.
     """
 
     samples: np.ndarray
+    levels: np.ndarray
     offset: int
     start: int
     end: int
@@ -87,7 +89,11 @@ class Segmenter:
     def open_segment(self) -> AudioSegment:
         """What is there of the segment that is being spoken; no samples in silence."""
         end = self._first * self._frame + len(self._samples)
-        return AudioSegment(self._samples[:0], end, end, end) if self._start is None else self._segment(end, end)
+        return (
+            AudioSegment(self._samples[:0], np.zeros(0), end, end, end)
+            if self._start is None
+            else self._segment(end, end)
+        )
 
     def push(self, samples: np.ndarray) -> list[AudioSegment]:
         """Samples (N,) in [-1, 1] -> the segments that are complete with them."""
@@ -140,7 +146,8 @@ class Segmenter:
         assert self._start is not None
         offset, origin = self._offset * self._frame, self._first * self._frame
         samples = self._samples[offset - origin : last - origin].copy()
-        return AudioSegment(samples, offset, self._start * self._frame, end)
+        levels = np.array(self._levels[self._offset - self._first : last // self._frame - self._first])
+        return AudioSegment(samples, levels, offset, self._start * self._frame, end)
 
     def _forget(self) -> None:
         """Drops audio that no segment can want any more."""

@@ -43,9 +43,9 @@ class VoiceActivityDetector:
         if count == 0:
             return np.zeros(0), np.zeros(0, dtype=bool)
         smooth = np.lib.stride_tricks.sliding_window_view(powers, _SMOOTHING_FRAMES).mean(axis=1)
-        levels = 10 * np.log10(np.maximum(smooth, 10 ** (_QUIETEST_DB / 10)))
-        floors = np.array([self._floor(level) for level in levels.tolist()])
-        return levels, levels > floors + self.threshold_db
+        smooth_levels = _decibels(smooth)
+        floors = np.array([self._floor(level) for level in smooth_levels.tolist()])
+        return _decibels(powers[-count:]), smooth_levels > floors + self.threshold_db
 
     def _floor(self, level: float) -> float:
         """Takes the next level; the least of the last seconds."""
@@ -57,3 +57,7 @@ class VoiceActivityDetector:
         if minima[0][0] <= frame - _FLOOR_SECONDS / FRAME_SECONDS:
             minima.popleft()
         return min(minima[0][1], _LOUDEST_DB) if frame * FRAME_SECONDS >= _WARM_UP_SECONDS else _QUIETEST_DB
+
+
+def _decibels(powers: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(powers, 10 ** (_QUIETEST_DB / 10)))

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.losses import ctc_align, ctc_feasible
 from speechkit.text import Tokenizer
+
+_PAUSE_DB = 20.0  # a pause is so much quieter than the words around it,
+_PAUSE_RISE_DB = 10.0  # and at most so much louder than its own quietest moment
 
 
 class WordSpan(NamedTuple):
@@ -58,3 +62,42 @@ def find_words(
         ]
         for row, count, starts, ends, scores in rows
     ]
+
+
+def extend_to_pauses(
+    spans: Sequence[tuple[float, float]], levels: np.ndarray, *, step: float, start: float, end: float
+) -> list[tuple[float, float]]:
+    """Starts and ends of words, moved to the pauses between them where there are some.
+
+    CTC puts a label wherever within a word it likes best (Sak et al. 2015, arXiv 1507.06947): a word that is one label
+    is a spike in its midst. Between the spikes of two words, the longest stretch that is much quieter than both is
+    taken to be what parts them. Where there is none, as in fluent speech, times stay as they are.
+
+    Args:
+        spans: start and end of each word, by CTC, in seconds.
+        levels: of the audio in dB, from second 0 on.
+        step: seconds from one level to the next.
+        start: seconds, before which there is no word.
+        end: seconds, behind which there is none.
+    """
+    edges = [(start, start), *spans, (end, end)]
+    starts, ends = [span[0] for span in edges], [span[1] for span in edges]
+    for place in range(len(edges) - 1):
+        first, last = (round(seconds / step) for seconds in (ends[place], edges[place + 1][0]))
+        quiet = _longest_quiet(levels, max(0, first), min(last, len(levels)), round(0.15 / step))
+        if quiet is not None:
+            ends[place], starts[place + 1] = quiet[0] * step, quiet[1] * step
+    return list(zip(starts, ends, strict=True))[1:-1]
+
+
+def _longest_quiet(levels: np.ndarray, first: int, last: int, reach: int) -> tuple[int, int] | None:
+    """The longest stretch of [first, last) that is quiet against what is up to `reach` around it."""
+    if last <= first:
+        return None
+    lowest = levels[first:last].min()
+    if lowest > levels[max(0, first - reach) : last + reach].max() - _PAUSE_DB:
+        return None
+    is_quiet = np.concatenate([[False], levels[first:last] <= lowest + _PAUSE_RISE_DB, [False]])
+    edges = np.flatnonzero(is_quiet[1:] != is_quiet[:-1]).reshape(-1, 2)
+    longest = edges[np.argmax(edges[:, 1] - edges[:, 0])]
+    return first + int(longest[0]), first + int(longest[1])

@@ -223,7 +223,7 @@ class SentencePieceTokenizer(Tokenizer):
         assert self._processor is not None, "fit or load the tokenizer first"
         pieces = [self._processor.id_to_piece(label - 1) for label in ids]
         starts = [place for place, piece in enumerate(pieces) if place == 0 or piece.startswith(_WORD_MARK)]
-        words = [slice(*ends) for ends in zip(starts, [*starts[1:], len(pieces)], strict=True)]
+        words = [slice(*ends) for ends in itertools.pairwise([*starts, len(pieces)])]
         return [word for word in words if self.decode(ids[word])]
 
     def files(self) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ the shared audio, as transformers' chunked CTC pipeline does, a word across the 
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,12 +24,16 @@ class Passage(NamedTuple):
         first_seconds: when its first frame stands.
         start_seconds: where the stretch begins.
         end_seconds: where it ends.
+        levels: of the audio from `levels_seconds` on, every 10 ms, in dB of full scale.
+        levels_seconds: when they begin.
     """
 
     logits: Tensor
     first_seconds: float
     start_seconds: float
     end_seconds: float
+    levels: np.ndarray
+    levels_seconds: float
 
 
 class PassageJoiner:
@@ -58,7 +63,7 @@ class PassageJoiner:
 
     def _joined(self, segment: AudioSegment, logits: Tensor) -> list[Passage]:
         offset, start, end = (place / self._rate for place in (segment.offset, segment.start, segment.end))
-        passage = Passage(logits, offset + self._first, start, end)
+        passage = Passage(logits, offset + self._first, start, end, segment.levels, offset)
         if self._waiting is None:
             return [passage]
         seam = self._find_seam(self._waiting, passage)

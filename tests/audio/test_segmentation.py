@@ -31,8 +31,11 @@ def segments_of(samples: np.ndarray, chunk: int | None = None, **options: float)
 def test_pieces_do_not_matter(chunk: int) -> None:
     samples = bursts(0.5, 2.0, 1.5, 0.3, 0.2, 9.0, 3.0, 1.0) if chunk > 1 else bursts(0.2, 0.5, 1.2, 0.3)
     whole, pieces = segments_of(samples, max_seconds=6.0), segments_of(samples, chunk, max_seconds=6.0)
-    assert [segment[1:] for segment in whole] == [segment[1:] for segment in pieces]
-    assert all(np.array_equal(one.samples, other.samples) for one, other in zip(whole, pieces, strict=True))
+    assert [segment[2:] for segment in whole] == [segment[2:] for segment in pieces]
+    for one, other in zip(whole, pieces, strict=True):
+        assert np.array_equal(one.samples, other.samples)
+        assert np.array_equal(one.levels, other.levels)
+        assert len(one.levels) == len(one.samples) // 80
 
 
 def test_a_pause_ends_a_segment_and_silence_is_left_out() -> None:

@@ -147,7 +147,7 @@ def test_missing_or_damaged_model_is_refused(files: dict[str, bytes]) -> None:
     [
         CharTokenizer(),
         WordTokenizer(),
-        SentencePieceTokenizer(num_pieces=22),
+        SentencePieceTokenizer(num_pieces=18),
         VocabularyTokenizer([*"sofargdtw ", "oo", "<unk>"], silent=["<unk>"]),
     ],
     ids=lambda tokenizer: type(tokenizer).__name__,

@@ -1,0 +1,106 @@
+"""A recogniser, a language model and a development set -> how much the language model should count."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from speechkit.data import read_utterances
+from speechkit.decoding import BeamSearch, NGram, count_errors
+from speechkit.recognizer import Passage, Recognizer, Span
+from speechkit.text import normalize_text
+
+WEIGHTS = (0.2, 0.5, 0.8, 1.1, 1.5)
+BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
+
+
+class Trial(NamedTuple):
+    """Word error rate with one choice of weights, as a fraction."""
+
+    lm_weight: float
+    word_bonus: float
+    wer: float
+
+
+class Tuning(NamedTuple):
+    """All trials, and without a language model."""
+
+    greedy_wer: float
+    trials: list[Trial]
+
+    @property
+    def best(self) -> Trial:
+        """Of the trials with the fewest errors the one whose weights are least."""
+        return min(self.trials, key=lambda trial: (trial.wer, trial.lm_weight, abs(trial.word_bonus)))
+
+
+def tune_lm(
+    recognizer: Recognizer,
+    language_model: NGram,
+    manifest: str | os.PathLike[str],
+    *,
+    beam_size: int = 50,
+    weights: Sequence[float] = WEIGHTS,
+    bonuses: Sequence[float] = BONUSES,
+    on_trial: Callable[[Trial], Any] = lambda trial: None,
+) -> Tuning:
+    """Tries a grid of weights, and then half its steps around the best one. The encoder runs once.
+
+    Args:
+        recognizer: the model; its own decoder is not used.
+        language_model: over words.
+        manifest: a development set with `text`.
+        beam_size: of the search.
+        weights: of the language model, first grid.
+        bonuses: for each word, first grid.
+        on_trial: called with each result.
+
+    Raises:
+        ValueError: no manifest, an utterance without text, or a file that cannot be read.
+    """
+    utterances = read_utterances(manifest)
+    spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
+    references: list[list[str]] = []
+    passages: list[list[Passage]] = []
+    for place, found in recognizer.passages_iter(spans):
+        if isinstance(found, Exception):
+            raise ValueError(str(found))
+        text = utterances[place].text
+        if text is None:
+            raise ValueError(f"{manifest}: {utterances[place].id} has no `text` to compare with")
+        references.append(normalize_text(text).split())
+        passages.append(found)
+
+    def wer(decoder: BeamSearch | None) -> float:
+        segments = iter(
+            recognizer.decode([p for of_one in passages for p in of_one], word_times=False, decoder=decoder)
+        )
+        errors = 0
+        for reference, of_one in zip(references, passages, strict=True):
+            heard = " ".join(next(segments).text for _ in of_one).split()
+            errors += count_errors(reference, heard).errors
+        return errors / max(1, sum(map(len, references)))
+
+    trials: dict[tuple[float, float], Trial] = {}
+
+    def attempt(weight: float, bonus: float) -> None:
+        if (weight, bonus) in trials or weight < 0:
+            return
+        decoder = BeamSearch(
+            tokenizer=recognizer.tokenizer,
+            beam_size=beam_size,
+            language_model=language_model,
+            lm_weight=weight,
+            word_bonus=bonus,
+        )
+        trials[weight, bonus] = Trial(weight, bonus, wer(decoder))
+        on_trial(trials[weight, bonus])
+
+    for weight in weights:
+        for bonus in bonuses:
+            attempt(weight, bonus)
+    greedy = wer(None)
+    centre = Tuning(greedy, list(trials.values())).best
+    for weight_step in (-0.15, 0.0, 0.15):
+        for bonus_step in (-0.5, 0.0, 0.5):
+            attempt(round(centre.lm_weight + weight_step, 3), round(centre.word_bonus + bonus_step, 3))
+    return Tuning(greedy, list(trials.values()))
