@@ -71,7 +71,9 @@ def tune_lm(
         passages.append(found)
 
     def wer(decoder: BeamSearch | None) -> float:
-        segments = iter(recognizer.decode([p for of_one in passages for p in of_one], word_times=False, decoder=decoder))
+        segments = iter(
+            recognizer.decode([p for of_one in passages for p in of_one], word_times=False, decoder=decoder)
+        )
         errors = 0
         for reference, of_one in zip(references, passages, strict=True):
             heard = " ".join(next(segments).text for _ in of_one).split()

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 from speechkit.audio import AudioError, AudioSegment
 from speechkit.audio.voice_activity import FRAME_SECONDS
 from speechkit.bundle import load_bundle
-from speechkit.decoding import WordSpan, extend_to_pauses, find_words, greedy_decode
+from speechkit.decoding import GreedySearch, Hypothesis, WordSpan, extend_to_pauses, find_words
 from speechkit.encoders.receptive_field import encoder_stride, receptive_field
 from speechkit.features.framing import first_frame_seconds
 from speechkit.pretrained import import_hf
 from speechkit.text import Tokenizer
 from speechkit.transcription import (
+    Alternative,
     Input,
     Passage,
     PassageJoiner,
@@ -40,6 +41,12 @@ Result = tuple[int, Passage | RecordingEnd | AudioError]
 __all__ = ["Input", "Recognizer", "Segment", "Span", "Transcript", "Word", "check_device"]
 
 
+class Decoder(Protocol):
+    """Logits (B, T, V) and frames (B,) -> hypotheses of each utterance, best first."""
+
+    def decode(self, logits: Tensor, lengths: Tensor, *, num_best: int | None = None) -> list[list[Hypothesis]]: ...
+
+
 class Recognizer:
     """Front end, encoder, head, decoder.
 
@@ -48,6 +55,7 @@ class Recognizer:
         encoder: features -> representations.
         head: representations -> logits.
         tokenizer: label ids -> text.
+        decoder: logits -> hypotheses; `GreedySearch` if none, or a `BeamSearch`.
         temperature: what logits are divided by before words get a confidence.
         device: where the modules run.
     """
@@ -59,6 +67,7 @@ class Recognizer:
         encoder: nn.Module,
         head: nn.Module,
         tokenizer: Tokenizer,
+        decoder: Decoder | None = None,
         temperature: float = 1.0,
         device: str = "cpu",
     ) -> None:
@@ -68,6 +77,7 @@ class Recognizer:
         self.front_end: Any
         self.front_end, self.encoder, self.head = (part.to(device).eval() for part in (front_end, encoder, head))
         self.tokenizer = tokenizer
+        self.decoder: Decoder = decoder if decoder is not None else GreedySearch(blank=tokenizer.blank_id)
         self.temperature = temperature
         self.device = device
         self._step_seconds = encoder_stride(encoder) * self.front_end.hop_seconds
@@ -133,6 +143,7 @@ class Recognizer:
         sample_rate_hz: int | None = None,
         batch_seconds: float = 120.0,
         word_times: bool = True,
+        num_best: int = 1,
         num_workers: int = 2,
     ) -> list[Transcript]:
         """Transcribes files and arrays of any length; results in the order of the inputs.
@@ -142,6 +153,7 @@ class Recognizer:
             sample_rate_hz: rate of the arrays; the model's own if none.
             batch_seconds: audio in one batch, padding included.
             word_times: whether to find out when each word is said, and how sure it is.
+            num_best: texts of each segment, where the decoder is a beam search.
             num_workers: threads that read files ahead.
 
         Returns:
@@ -153,6 +165,7 @@ class Recognizer:
                 sample_rate_hz=sample_rate_hz,
                 batch_seconds=batch_seconds,
                 word_times=word_times,
+                num_best=num_best,
                 num_workers=num_workers,
             )
         )
@@ -165,6 +178,7 @@ class Recognizer:
         sample_rate_hz: int | None = None,
         batch_seconds: float = 120.0,
         word_times: bool = True,
+        num_best: int = 1,
         num_workers: int = 2,
     ) -> Iterator[tuple[int, Transcript]]:
         """Like `transcribe`, but yields (place in the inputs, transcript) as they are done, shortest first.
@@ -177,7 +191,7 @@ class Recognizer:
         with ThreadPoolExecutor(1) as pool, closing(batches):
             for results in batches:
                 passages = [item for _, item in results if isinstance(item, Passage)]
-                decoded.append((results, pool.submit(self.decode, passages, word_times=word_times)))
+                decoded.append((results, pool.submit(self.decode, passages, word_times=word_times, num_best=num_best)))
                 if len(decoded) > 1:
                     yield from _transcripts(*decoded.popleft(), segments)
             while decoded:
@@ -261,26 +275,41 @@ class Recognizer:
 
     @torch.inference_mode()
     def decode(
-        self, passages: Sequence[Passage], *, word_times: bool = True, temperature: float | None = None
+        self,
+        passages: Sequence[Passage],
+        *,
+        word_times: bool = True,
+        num_best: int = 1,
+        decoder: Decoder | None = None,
+        temperature: float | None = None,
     ) -> list[Segment]:
         """Logits of stretches of speech -> text.
 
         Args:
             passages: in any order.
             word_times: whether to find out when each word is said, and how sure it is.
+            num_best: alternatives of each; 1 gives none beside the text.
+            decoder: the recogniser's own if none.
             temperature: of confidences; the recogniser's own if none.
         """
         if not passages:
             return []
         logits = pad_sequence([passage.logits for passage in passages], batch_first=True)
         frames = torch.tensor([len(passage.logits) for passage in passages])
-        labels = greedy_decode(logits, frames, blank=self.tokenizer.blank_id)
+        hypotheses = (decoder or self.decoder).decode(logits, frames, num_best=num_best)
         spans: list[list[WordSpan]] = [[] for _ in passages]
         if word_times:
+            labels = [row[0].labels for row in hypotheses]
             spans = find_words(logits, frames, labels, self.tokenizer, temperature=temperature or self.temperature)
         return [
-            Segment(self.tokenizer.decode(row), passage.start_seconds, passage.end_seconds, self._timed(passage, words))
-            for passage, row, words in zip(passages, labels, spans, strict=True)
+            Segment(
+                self.tokenizer.decode(row[0].labels),
+                passage.start_seconds,
+                passage.end_seconds,
+                self._timed(passage, words),
+                tuple(Alternative(self.tokenizer.decode(item.labels), item.score) for item in row if num_best > 1),
+            )
+            for passage, row, words in zip(passages, hypotheses, spans, strict=True)
         ]
 
     def _timed(self, passage: Passage, words: Sequence[WordSpan]) -> tuple[Word, ...]:

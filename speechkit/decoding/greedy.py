@@ -3,6 +3,26 @@
 import torch
 from torch import Tensor
 
+from speechkit.decoding.hypothesis import Hypothesis
+
+
+class GreedySearch:
+    """The likeliest path of each utterance, as a decoder: one hypothesis, whose score is the path's.
+
+    Args:
+        blank: id of the blank.
+    """
+
+    def __init__(self, *, blank: int = 0) -> None:
+        self.blank = blank
+
+    def decode(self, logits: Tensor, lengths: Tensor, *, num_best: int | None = None) -> list[list[Hypothesis]]:
+        """logits (B, T, V), lengths (B,) -> the one hypothesis of each, whatever number is asked for."""
+        best = logits.log_softmax(dim=-1).amax(dim=-1).cumsum(dim=1).cpu()
+        scores = [float(row[length - 1]) if length else 0.0 for row, length in zip(best, lengths.tolist(), strict=True)]
+        labels = greedy_decode(logits, lengths, blank=self.blank)
+        return [[Hypothesis(row, score, score, 0.0)] for row, score in zip(labels, scores, strict=True)]
+
 
 def greedy_decode(logits: Tensor, lengths: Tensor, *, blank: int = 0) -> list[list[int]]:
     """logits (B, T, V), lengths (B,) -> label ids of each utterance."""

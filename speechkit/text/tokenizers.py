@@ -12,7 +12,7 @@ from typing import Any
 
 from speechkit.text.normalization import normalize_text
 
-_WORD_MARK = "\u2581"  # at the start of SentencePiece's pieces that begin a word
+_WORD_MARK = "\u2581"  # what SentencePiece writes for a space
 
 
 class Tokenizer(ABC):
@@ -42,8 +42,23 @@ class Tokenizer(ABC):
         """Label ids (no blanks, repeats already collapsed) -> text."""
 
     @abstractmethod
+    def label_text(self, label: int) -> str:
+        """What one label adds to a text; a space at its beginning ends the word before it.
+
+        The texts of a sequence's labels, joined and with single spaces, are what `decode` gives. A label that stands
+        for no text (an unknown piece) adds "".
+        """
+
     def split_words(self, ids: Sequence[int]) -> list[slice]:
         """Where the words of decoded labels stand among them: `decode(ids[word])` is one word, and not empty."""
+        texts = [self.label_text(label) for label in ids]
+        starts = [place for place, text in enumerate(texts) if place == 0 or text.startswith(" ")]
+        words = []
+        for start, stop in itertools.pairwise([*starts, len(texts)]):
+            start += not texts[start].strip()  # a label that is but a space, or nothing, is no part of the word
+            if "".join(texts[start:stop]).strip():
+                words.append(slice(start, stop))
+        return words
 
     def files(self) -> dict[str, bytes]:
         """What a bundle must hold besides the constructor's arguments: name -> content. Nothing, unless overridden."""
@@ -95,12 +110,10 @@ class CharTokenizer(_SymbolTokenizer):
     kind = "character"
 
     def decode(self, ids: Sequence[int]) -> str:
-        return " ".join("".join(self.symbols[label - 1] for label in ids).split())
+        return " ".join("".join(map(self.label_text, ids)).split())
 
-    def split_words(self, ids: Sequence[int]) -> list[slice]:
-        gaps = [-1, *(place for place, label in enumerate(ids) if self.symbols[label - 1] == " "), len(ids)]
-        words = [slice(before + 1, behind) for before, behind in itertools.pairwise(gaps)]
-        return [word for word in words if self.decode(ids[word])]
+    def label_text(self, label: int) -> str:
+        return self.symbols[label - 1]
 
     def _split(self, text: str) -> list[str]:
         return list(text)
@@ -130,9 +143,12 @@ class VocabularyTokenizer(CharTokenizer):
     def fit(self, texts: Iterable[str]) -> None:
         """Nothing is left to choose."""
 
+    def label_text(self, label: int) -> str:
+        symbol = self.symbols[label - 1]
+        return "" if symbol in self.silent else symbol
+
     def decode(self, ids: Sequence[int]) -> str:
-        symbols = (self.symbols[label - 1] for label in ids)
-        return normalize_text("".join(symbol for symbol in symbols if symbol not in self.silent))
+        return normalize_text("".join(map(self.label_text, ids)))
 
     def _split(self, text: str) -> list[str]:
         return self._pattern.findall(text)
@@ -150,8 +166,8 @@ class WordTokenizer(_SymbolTokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.symbols[label - 1] for label in ids)
 
-    def split_words(self, ids: Sequence[int]) -> list[slice]:
-        return [slice(place, place + 1) for place in range(len(ids))]
+    def label_text(self, label: int) -> str:
+        return " " + self.symbols[label - 1]
 
     def _split(self, text: str) -> list[str]:
         return text.split()
@@ -219,12 +235,10 @@ class SentencePieceTokenizer(Tokenizer):
         assert self._processor is not None, "fit or load the tokenizer first"
         return " ".join(self._processor.decode([label - 1 for label in ids if label > 1]).split())
 
-    def split_words(self, ids: Sequence[int]) -> list[slice]:
+    def label_text(self, label: int) -> str:
         assert self._processor is not None, "fit or load the tokenizer first"
-        pieces = [self._processor.id_to_piece(label - 1) for label in ids]
-        starts = [place for place, piece in enumerate(pieces) if place == 0 or piece.startswith(_WORD_MARK)]
-        words = [slice(*ends) for ends in itertools.pairwise([*starts, len(pieces)])]
-        return [word for word in words if self.decode(ids[word])]
+        piece: str = self._processor.id_to_piece(label - 1)
+        return "" if label == 1 else piece.replace(_WORD_MARK, " ")
 
     def files(self) -> dict[str, bytes]:
         return {"tokens.model": self._model}

@@ -70,6 +70,19 @@ def test_any_ids_decode_to_normalized_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([]) == ""
 
 
+def test_texts_of_labels_make_up_the_text(tokenizer: Tokenizer) -> None:
+    generator = random.Random(1)
+    for _ in range(50):
+        ids = generator.choices(range(1, tokenizer.vocab_size), k=8)
+        assert " ".join("".join(map(tokenizer.label_text, ids)).split()) == tokenizer.decode(ids)
+
+
+def test_a_label_that_begins_a_word_has_a_space_before_it(tokenizer: Tokenizer) -> None:
+    for text in TEXTS:
+        joined = "".join(map(tokenizer.label_text, tokenizer.encode(text)))
+        assert joined.lstrip(" ") == text  # so no word but the first begins without one
+
+
 def test_fitting_does_not_depend_on_the_order_of_texts() -> None:
     first, second = CharTokenizer(), CharTokenizer()
     first.fit(TEXTS)

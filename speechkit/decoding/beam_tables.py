@@ -1,0 +1,98 @@
+"""What a beam search is asked for -> the arrays that its kernels look up."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from speechkit.decoding.beam_kernels import Labels, Options, Tables
+from speechkit.decoding.hotwords import HotwordTables, build_hotword_tables
+from speechkit.decoding.lexicon import WordScore, build_word_trie
+from speechkit.decoding.ngram import NGram, NGramTables, advance
+from speechkit.text import Tokenizer
+
+NO_LANGUAGE_MODEL = NGramTables(
+    keys=np.full(1, -1, np.int64),
+    children=np.zeros(1, np.int32),
+    log_probs=np.zeros(1, np.float32),
+    backoffs=np.zeros(1, np.float32),
+    suffixes=np.zeros(1, np.int32),
+    is_context=np.zeros(1, np.bool_),
+)
+
+
+def build_tables(
+    *,
+    tokenizer: Tokenizer,
+    word_ids: Mapping[str, int],
+    is_closed: bool,
+    language_model: NGram | None,
+    hotwords: Mapping[str, float],
+    lm_weight: float,
+    word_bonus: float,
+    unknown_penalty: float,
+    sentence_end: bool,
+    **pruning: Any,
+) -> Tables:
+    """Builds the tables.
+
+    Args:
+        word_ids: the known words and their ids in the language model.
+        is_closed: no other words are possible.
+        hotwords: phrase -> nats for each of its words.
+        pruning: `beam_size`, `beam_threshold`, `token_beam_size` and `token_threshold`; the other arguments are those
+            of `speechkit.decoding.BeamSearch`.
+    """
+    label_texts = ["", *map(tokenizer.label_text, range(1, tokenizer.vocab_size))]
+    alphabet = {" ": 0}
+    for character in "".join([*label_texts, *word_ids]):
+        alphabet.setdefault(character, len(alphabet))
+
+    def score(word_id: int) -> WordScore:
+        if language_model is None:
+            return WordScore(word_id, end=word_bonus, look_ahead=0.0)
+        penalty = unknown_penalty if word_id == language_model.unknown_id else 0.0
+        log_prob, _ = advance(language_model.tables, language_model.begin_state, word_id)
+        return WordScore(word_id, end=word_bonus - penalty, look_ahead=lm_weight * log_prob - penalty)
+
+    unknown = WordScore(0, -np.inf, -np.inf)
+    if not is_closed:
+        unknown = score(0 if language_model is None else language_model.unknown_id)
+    hotword_tables = build_hotword_tables(hotwords, alphabet)
+    hotword_gain = _largest_gain(hotword_tables)
+    word_gain = max(0.0, word_bonus) + hotword_gain
+    return Tables(
+        _build_labels(label_texts, alphabet, hotword_gain, word_gain),
+        build_word_trie({word: score(word_id) for word, word_id in word_ids.items()}, unknown, alphabet),
+        NO_LANGUAGE_MODEL if language_model is None else language_model.tables,
+        hotword_tables,
+        Options(
+            has_lm=language_model is not None,
+            lm_weight=float(lm_weight),
+            word_gain=word_gain,
+            begin_state=0 if language_model is None else language_model.begin_state,
+            end_id=language_model.end_id if language_model is not None and sentence_end else -1,
+            **pruning,
+        ),
+    )
+
+
+def _build_labels(label_texts: list[str], alphabet: Mapping[str, int], hotword_gain: float, word_gain: float) -> Labels:
+    texts = [text.removeprefix(" ") for text in label_texts]
+    are_words = all(text.startswith(" ") and text != " " for text in label_texts if text)
+    lengths = np.array([len(text) for text in texts], np.int64)
+    return Labels(
+        characters=np.array([alphabet[character] for character in "".join(texts)], np.int32),
+        stops=np.cumsum(lengths),
+        begins_word=np.array([text.startswith(" ") for text in label_texts]),
+        is_searched=np.array([text != "" for text in label_texts]),
+        gains=hotword_gain * lengths + (word_gain if are_words else 0.0),
+        separator=label_texts.index(" ") if " " in label_texts else -1,
+        are_words=are_words,
+    )
+
+
+def _largest_gain(hotwords: HotwordTables) -> float:
+    """The most that one more character can add."""
+    after = hotwords.completed[hotwords.steps] + hotwords.in_progress[hotwords.steps]
+    return max(0.0, float((after - hotwords.in_progress[:, None]).max()))

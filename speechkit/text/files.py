@@ -1,0 +1,32 @@
+"""Text files, plain or compressed, line by line."""
+
+import contextlib
+import gzip
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def iterate_lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The lines of a file with their ends; `-` is standard input. Gzip is told by the first bytes, not by the name.
+
+    Raises:
+        ValueError: no such file, or compressed data that is broken or ends too early; the message names file and line.
+    """
+    number = 0
+    with contextlib.ExitStack() as stack:
+        try:
+            file: IO[bytes] = sys.stdin.buffer if str(path) == "-" else stack.enter_context(open(path, "rb"))
+            is_compressed = file.peek(2)[:2] == _GZIP_MAGIC  # type: ignore[attr-defined]  # of a BufferedReader
+            lines: IO[bytes] = stack.enter_context(gzip.open(file)) if is_compressed else file
+            for line in lines:
+                number += 1
+                yield line
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such file") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}:{number + 1}: must be sound gzip data, got {str(error).lower()}") from None
