@@ -9,6 +9,7 @@ setup(
     ],
     package_dir={"speechkit.pipelines": "pipelines", "speechkit.configs": "configs"},
     package_data={
+        "speechkit.pipelines": ["*.html", "*.js"],
         "speechkit.configs": ["*/*.yaml"],
         "speechkit": ["py.typed"],
         "speechkit.export": ["*.c", "*.h"],

@@ -77,6 +77,8 @@ def run_installed(installed: Path, code: str, *arguments: str) -> list[str]:
 def test_only_one_package_is_installed(installed: Path) -> None:
     assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {"speechkit", "bin"}
     assert (installed / "speechkit" / "py.typed").exists()
+    pipelines = {path.name for path in (installed / "speechkit" / "pipelines").iterdir()}
+    assert {"report.html", "report.js", "picture.js"} <= pipelines
 
 
 def test_every_module_imports(installed: Path) -> None:

@@ -1,4 +1,4 @@
-"""`speechkit embed BUNDLE FILE|DIR... -o OUT`: an encoder's frames as files."""
+"""`speechkit embed BUNDLE INPUT... -o OUT`: an encoder's frames as files."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "job that was interrupted goes on where it was. A file that cannot be read is named and the others are done.",
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="folder or .zip, pretrained or fine-tuned")
-    parser.add_argument("inputs", nargs="+", metavar="FILE|DIR")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, patterns, manifests")
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="one file for each input is written here")
     add_representation(parser, ("context", "latents", "features"))
     parser.add_argument(
@@ -34,6 +34,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from speechkit.bundle import load_bundle
+    from speechkit.data import Utterance
     from speechkit.pipelines.recordings import find_recordings, output_files
     from speechkit.probing import FeatureExtractor, embed_files
     from speechkit.recognizer import check_device
@@ -50,12 +51,17 @@ def _run(arguments: argparse.Namespace) -> int:
         layer=arguments.layer,
         device=arguments.device,
     )
-    files = [Path(recording.audio.path) for recording in recordings]
+    utterances = [
+        Utterance(
+            Path(recording.audio.path), recording.audio.duration_seconds, offset_seconds=recording.audio.offset_seconds
+        )
+        for recording in recordings
+    ]
     targets = output_files(recordings, Path(arguments.out), arguments.format)
     counts = {"written": 0, "kept": 0, "failed": 0}
-    with tqdm(total=len(files), unit=" files", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(recordings), unit=" files", disable=not sys.stderr.isatty()) as bar:
         for done in embed_files(
-            extractor, files, targets, file_format=arguments.format, batch_seconds=arguments.batch_seconds
+            extractor, utterances, targets, file_format=arguments.format, batch_seconds=arguments.batch_seconds
         ):
             bar.update()
             counts["failed" if done.error else "kept" if done.num_frames is None else "written"] += 1
@@ -66,5 +72,5 @@ def _run(arguments: argparse.Namespace) -> int:
         f"every {1000 * extractor.step_seconds:g} ms"
     )
     if counts["failed"]:
-        print(f"{counts['failed']} of {len(files)} files failed", file=sys.stderr)
+        print(f"{counts['failed']} of {len(recordings)} files failed", file=sys.stderr)
     return 1 if counts["failed"] else 0

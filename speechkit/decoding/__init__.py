@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from speechkit.decoding.error_rates import ErrorCounts, ErrorRate, bootstrap_interval, count_errors, error_rate
 from speechkit.decoding.greedy import GreedySearch, greedy_decode, greedy_spans
 from speechkit.decoding.hypothesis import Hypothesis
+from speechkit.decoding.word_alignment import AlignedWord, Confusions, align_words, count_confusions
 from speechkit.decoding.word_times import WordSpan, extend_to_pauses, find_words
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from speechkit.decoding.ngram import NGram
 
 __all__ = [
+    "AlignedWord",
     "BeamSearch",
+    "Confusions",
     "ErrorCounts",
     "ErrorRate",
     "GreedySearch",
@@ -24,7 +27,9 @@ __all__ = [
     "Lexicon",
     "NGram",
     "WordSpan",
+    "align_words",
     "bootstrap_interval",
+    "count_confusions",
     "count_errors",
     "error_rate",
     "extend_to_pauses",

@@ -17,9 +17,9 @@ FORMATS = ("npy", "safetensors")
 
 
 class Embedded(NamedTuple):
-    """What became of a file: its frames were written, were there already (`num_frames` none), or why neither."""
+    """What became of a recording: its frames were written, were there already (`num_frames` none), or why neither."""
 
-    file: Path
+    utterance: Utterance
     target: Path
     num_frames: int | None
     error: str | None
@@ -27,7 +27,7 @@ class Embedded(NamedTuple):
 
 def embed_files(
     extractor: FeatureExtractor,
-    files: Sequence[Path],
+    utterances: Sequence[Utterance],
     targets: Sequence[Path],
     *,
     file_format: str = "npy",
@@ -40,8 +40,8 @@ def embed_files(
 
     Args:
         extractor: what to write.
-        files: audio.
-        targets: a file for each, in an existing folder.
+        utterances: files, or parts of files.
+        targets: a file for each; folders are made.
         file_format: "npy" or "safetensors".
         batch_seconds: audio in one batch, padding included.
 
@@ -51,21 +51,22 @@ def embed_files(
     if file_format not in FORMATS:
         raise ValueError(f"`file_format` must be one of {', '.join(FORMATS)}, got {file_format!r}.")
     missing = []
-    for file, target in zip(files, targets, strict=True):
+    for utterance, target in zip(utterances, targets, strict=True):
         if target.exists():
-            yield Embedded(file, target, None, None)
+            yield Embedded(utterance, target, None, None)
         else:
-            missing.append((file, target))
-    frames = extractor.read([Utterance(file) for file, _ in missing], batch_seconds=batch_seconds)
-    for (file, target), features in zip(missing, frames, strict=True):
+            missing.append((utterance, target))
+    frames = extractor.read([utterance for utterance, _ in missing], batch_seconds=batch_seconds)
+    for (utterance, target), features in zip(missing, frames, strict=True):
         if isinstance(features, AudioError):
-            yield Embedded(file, target, None, str(features))
+            yield Embedded(utterance, target, None, str(features))
             continue
         _write(target, features.contiguous(), extractor.times(len(features)), file_format)
-        yield Embedded(file, target, len(features), None)
+        yield Embedded(utterance, target, len(features), None)
 
 
 def _write(target: Path, features: Tensor, times: Tensor, file_format: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     if file_format == "safetensors":
         partial.write_bytes(safetensors.torch.save({"features": features, "times": times}))
