@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechkit.cli.decoding import add_decoding_arguments, load_recognizer
+
 if TYPE_CHECKING:
     from speechkit.decoding import Confusions
     from speechkit.pipelines.evaluate import Evaluation, GroupScore
@@ -32,6 +34,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
     )
+    add_decoding_arguments(parser)
     parser.set_defaults(run=_run)
 
 
@@ -41,11 +44,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from speechkit.data.manifest import expand_path
     from speechkit.pipelines.evaluate import evaluate
     from speechkit.pipelines.report import write_report
-    from speechkit.recognizer import Recognizer
 
     for path in filter(None, (arguments.json, arguments.html)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)  # found unwritable before the work, not after it
-    recognizer = Recognizer.load(arguments.bundle, device=arguments.device, trusted_packages=arguments.trust)
+    recognizer = load_recognizer(arguments.bundle, arguments)
     manifest = expand_path(arguments.manifest)
     with tqdm(unit=" s audio", disable=not sys.stderr.isatty()) as bar:
         result = evaluate(recognizer, manifest, num_worst=arguments.worst, on_progress=bar.update)
