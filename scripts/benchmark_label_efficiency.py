@@ -108,7 +108,9 @@ def write_encoder(out: Path, recipe: str) -> Path:
     return path
 
 
-def measure_read(runs: Path, jobs: int, seeds: Sequence[int], epochs: int, precision: str) -> dict[str, Any]:
+def measure_read(
+    runs: Path, jobs: int, seeds: Sequence[int], epochs: int, precision: str, objectives: Sequence[str]
+) -> dict[str, Any]:
     """Every objective with 10 minutes of labels, the best one with 30 and with all."""
     runs.mkdir(parents=True, exist_ok=True)
     manifests = json.dumps([str(DATA / name / "train.jsonl") for name in CORPORA])
@@ -140,22 +142,22 @@ def measure_read(runs: Path, jobs: int, seeds: Sequence[int], epochs: int, preci
         print(json.dumps({key: row[key] for key in ("labels", "encoder", "start", "seed", "test")}), flush=True)
         return row
 
-    side_by_side(jobs, [partial(pretrain, name) for name in OBJECTIVES])
+    side_by_side(jobs, [partial(pretrain, name) for name in objectives])
     few = [
         partial(finetune, "10", name, seed, pretrained=pretrained)
         for seed in seeds
-        for name in OBJECTIVES
+        for name in objectives
         for pretrained in (False, True)
     ]
     rows = side_by_side(jobs, few)
-    best = min(OBJECTIVES, key=lambda name: mean(rows, "10", name, name, "dev", "cer"))
+    best = min(objectives, key=lambda name: mean(rows, "10", name, name, "dev", "cer"))
     more = [
         partial(finetune, labels, best, seeds[0], pretrained=pretrained)
         for labels in ("30", "all")
         for pretrained in (False, True)
     ]
     rows += side_by_side(jobs, more)
-    seconds = {name: sum(json.loads((runs / f"pretrained-{name}" / "seconds.json").read_text())) for name in OBJECTIVES}
+    seconds = {name: sum(json.loads((runs / f"pretrained-{name}" / "seconds.json").read_text())) for name in objectives}
     pretraining = {"epochs": epochs, "precision": precision, "seconds": seconds}
     return {"best_on_dev": best, "pretraining": pretraining, "runs": rows}
 
@@ -333,6 +335,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/label-efficiency"), help="(%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(%(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="of pretraining for read sentences (%(default)s)")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="for read (all)")
     parser.add_argument("--precision", default="32-true", help="of read sentences; bf16-mixed where the CPU has it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time (%(default)s)")
     arguments = parser.parse_args()
@@ -347,7 +350,12 @@ def main() -> None:
     for part in arguments.parts or ("read", "strings"):
         if part == "read":
             result["read"] = measure_read(
-                runs / "read", arguments.jobs, arguments.seeds, arguments.epochs, arguments.precision
+                runs / "read",
+                arguments.jobs,
+                arguments.seeds,
+                arguments.epochs,
+                arguments.precision,
+                arguments.objectives,
             )
         else:
             result["digit strings"] = measure_strings(runs, arguments.jobs, arguments.seeds)

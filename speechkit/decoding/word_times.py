@@ -13,6 +13,7 @@ from speechkit.text import Tokenizer
 
 _PAUSE_DB = 20.0  # a pause is so much quieter than the words around it,
 _PAUSE_RISE_DB = 10.0  # and at most so much louder than its own quietest moment
+_LONGEST_REACH_SECONDS = 0.8  # from a label to the end of its word
 
 
 class WordSpan(NamedTuple):
@@ -71,7 +72,8 @@ def extend_to_pauses(
 
     CTC puts a label wherever within a word it likes best (Sak et al. 2015, arXiv 1507.06947): a word that is one label
     is a spike in its midst. Between the spikes of two words, the longest stretch that is much quieter than both is
-    taken to be what parts them. Where there is none, as in fluent speech, times stay as they are.
+    taken to be what parts them. Where there is none, as in fluent speech, times stay as they are; but what is not quiet
+    before the first word belongs to it, and to the last word what is not quiet behind it.
 
     Args:
         spans: start and end of each word, by CTC, in seconds.
@@ -87,6 +89,10 @@ def extend_to_pauses(
         quiet = _longest_quiet(levels, max(0, first), min(last, len(levels)), round(0.15 / step))
         if quiet is not None:
             ends[place], starts[place + 1] = quiet[0] * step, quiet[1] * step
+        elif len(levels) and place == 0 and starts[1] - start < _LONGEST_REACH_SECONDS:
+            starts[1] = start
+        elif len(levels) and place == len(edges) - 2 and end - ends[place] < _LONGEST_REACH_SECONDS:
+            ends[place] = end
     return list(zip(starts, ends, strict=True))[1:-1]
 
 

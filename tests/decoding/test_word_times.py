@@ -69,7 +69,8 @@ def test_pauses_part_words() -> None:
 def test_fluent_speech_keeps_its_times() -> None:
     words = [(0.25, 0.27), (0.7, 0.75)]
     levels = np.full(100, -20.0) + np.random.default_rng(0).normal(0, 2, 100)
-    assert extend_to_pauses(words, levels, step=0.01, start=0.0, end=1.0) == words
+    assert extend_to_pauses(words, levels, step=0.01, start=0.0, end=1.0) == [(0.0, 0.27), (0.7, 1.0)]
+    assert extend_to_pauses(words, np.tile(levels, 5), step=0.01, start=-1.0, end=4.0) == words
     assert extend_to_pauses(words, np.zeros(0), step=0.01, start=0.0, end=1.0) == words
     assert extend_to_pauses([], levels, step=0.01, start=0.0, end=1.0) == []
 

@@ -170,10 +170,13 @@ def _import_error(name: str) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
 def _failure(name: str) -> str | None:
     """Why a backend, or what it needs, cannot be imported; tried when it is first used."""
     return _import_error(name)
+
+
+# torch.compiler.assume_constant_result does but this, and imports the whole compiler for it, which takes seconds
+_failure._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _obstacle(name: str, batch: Batch) -> str | None:
