@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from speechkit.data import read_utterances
 from speechkit.decoding import align_words
 from speechkit.decoding.calibration import expected_calibration_error, fit_temperature
-from speechkit.recognizer import Passage, Recognizer, Span
-from speechkit.text import normalize_text
+from speechkit.pipelines.development_set import read_development_set
+from speechkit.recognizer import Passage, Recognizer
 
 
 class Calibration(NamedTuple):
@@ -32,21 +31,12 @@ def calibrate(
     Raises:
         ValueError: no manifest, an utterance without text, a file that cannot be read, or no word heard.
     """
-    utterances = read_utterances(manifest)
-    spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
     passages: list[Passage] = []
     right: list[bool] = []
-    for place, found in recognizer.passages_iter(spans):
-        if isinstance(found, Exception):
-            raise ValueError(str(found))
-        text = utterances[place].text
-        if text is None:
-            raise ValueError(f"{manifest}: {utterances[place].id} has no `text` to compare with")
+    for reference, found in read_development_set(recognizer, manifest, on_progress=on_progress):
         heard = [word.text for segment in recognizer.decode(found) for word in segment.words]
-        aligned = align_words(normalize_text(text).split(), heard)
-        right += [word.is_right for word in aligned if word.hypothesis is not None]
+        right += [word.is_right for word in align_words(reference, heard) if word.hypothesis is not None]
         passages += found
-        on_progress(sum(passage.end_seconds - passage.start_seconds for passage in found))
     if not right:
         raise ValueError(f"{manifest}: the model hears no word in it, so there is nothing to calibrate")
 

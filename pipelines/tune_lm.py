@@ -4,10 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from speechkit.data import read_utterances
 from speechkit.decoding import BeamSearch, GreedySearch, NGram, count_errors
-from speechkit.recognizer import Passage, Recognizer, Span
-from speechkit.text import normalize_text
+from speechkit.pipelines.development_set import read_development_set
+from speechkit.recognizer import Recognizer
 
 WEIGHTS = (0.2, 0.5, 0.8, 1.1, 1.5)
 BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
@@ -57,28 +56,17 @@ def tune_lm(
     Raises:
         ValueError: no manifest, an utterance without text, or a file that cannot be read.
     """
-    utterances = read_utterances(manifest)
-    spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
-    references: list[list[str]] = []
-    passages: list[list[Passage]] = []
-    for place, found in recognizer.passages_iter(spans):
-        if isinstance(found, Exception):
-            raise ValueError(str(found))
-        text = utterances[place].text
-        if text is None:
-            raise ValueError(f"{manifest}: {utterances[place].id} has no `text` to compare with")
-        references.append(normalize_text(text).split())
-        passages.append(found)
+    utterances = read_development_set(recognizer, manifest)
+    passages = [passage for _, found in utterances for passage in found]
+    num_words = sum(len(reference) for reference, _ in utterances)
 
     def wer(decoder: BeamSearch | GreedySearch) -> float:
-        segments = iter(
-            recognizer.decode([p for of_one in passages for p in of_one], word_times=False, decoder=decoder)
-        )
+        segments = iter(recognizer.decode(passages, word_times=False, decoder=decoder))
         errors = 0
-        for reference, of_one in zip(references, passages, strict=True):
-            heard = " ".join(next(segments).text for _ in of_one).split()
+        for reference, found in utterances:
+            heard = " ".join(next(segments).text for _ in found).split()
             errors += count_errors(reference, heard).errors
-        return errors / max(1, sum(map(len, references)))
+        return errors / max(1, num_words)
 
     trials: dict[tuple[float, float], Trial] = {}
 

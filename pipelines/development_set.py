@@ -1,0 +1,39 @@
+"""A recogniser and a development set -> what was said, and the logits of what the recogniser heard: for tuning."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from speechkit.data import read_utterances
+from speechkit.recognizer import Passage, Recognizer, Span
+from speechkit.text import normalize_text
+
+
+def read_development_set(
+    recognizer: Recognizer,
+    manifest: str | os.PathLike[str],
+    *,
+    on_progress: Callable[[float], Any] = lambda seconds: None,
+) -> list[tuple[list[str], list[Passage]]]:
+    """Words and passages of each utterance.
+
+    Args:
+        recognizer: its encoder runs once over each recording.
+        manifest: JSON lines with `text`.
+        on_progress: called with the seconds of audio that were done.
+
+    Raises:
+        ValueError: no manifest, an utterance without text, or a file that cannot be read.
+    """
+    utterances = read_utterances(manifest)
+    for utterance in utterances:
+        if utterance.text is None:
+            raise ValueError(f"{manifest}: {utterance.id} has no `text` to compare with")
+    spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
+    found = []
+    for place, passages in recognizer.passages_iter(spans):
+        if isinstance(passages, Exception):
+            raise ValueError(str(passages))
+        found.append((normalize_text(utterances[place].text or "").split(), passages))
+        on_progress(sum(passage.end_seconds - passage.start_seconds for passage in passages))
+    return found

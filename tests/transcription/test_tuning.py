@@ -1,0 +1,60 @@
+"""What a development set decides: the temperature of confidences, and how much a language model counts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechkit import Recognizer
+from speechkit.decoding import train_kneser_ney
+from speechkit.pipelines.calibrate import calibrate
+from speechkit.pipelines.tune_lm import tune_lm
+
+RATE = 8000
+
+
+@pytest.fixture
+def manifest(say: Callable[..., np.ndarray], tmp_path: Path) -> Path:
+    """Twenty recordings of "low high low"; in every other one a noise hides the tone in the middle."""
+    rows = []
+    for place in range(20):
+        samples = say([0.3, "low", 0.1, "high", 0.1, "low", 0.3], seed=place)
+        if place % 2:
+            middle = slice(round(0.6 * RATE), round(0.8 * RATE))
+            samples[middle] = 0.02 * np.random.default_rng(place).standard_normal(middle.stop - middle.start)
+        soundfile.write(tmp_path / f"{place}.wav", samples, RATE)
+        rows.append({"audio_filepath": f"{place}.wav", "text": "low high low"})
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "dev.jsonl"
+
+
+def test_confidences_come_closer_to_the_truth(recognizer: Recognizer, manifest: Path) -> None:
+    found = calibrate(recognizer, manifest)
+    assert found.num_words >= 40
+    assert 0 < found.num_right <= found.num_words
+    assert found.error_after <= found.error_before + 1e-3
+    assert recognizer.temperature == 1.0
+
+
+def test_a_language_model_fills_in_what_is_not_heard(recognizer: Recognizer, manifest: Path) -> None:
+    model = train_kneser_ney(["low high low"] * 5, order=3)
+    trials = []
+    found = tune_lm(recognizer, model, manifest, weights=(0.0, 3.0), bonuses=(0.0, 2.0), on_trial=trials.append)
+    assert found.trials == trials
+    assert len(trials) >= 4
+    assert found.greedy_wer > 0.1
+    assert found.best.wer < found.greedy_wer
+    assert found.best.wer == min(trial.wer for trial in trials)
+
+
+def test_what_cannot_be_tuned_on(recognizer: Recognizer, manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "textless.jsonl").write_text('{"audio_filepath": "0.wav"}\n')
+    (tmp_path / "gone.jsonl").write_text('{"audio_filepath": "gone.wav", "text": "low"}\n')
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    (tmp_path / "silent.jsonl").write_text('{"audio_filepath": "silent.wav", "text": "low"}\n')
+    for name, message in (("textless", "no `text`"), ("gone", "no such file"), ("silent", "hears no word")):
+        with pytest.raises(ValueError, match=message):
+            calibrate(recognizer, tmp_path / f"{name}.jsonl")
