@@ -26,7 +26,7 @@ def transcribe(
     format_name: str = "txt",
     out: Path | None = None,
     overwrite: bool = False,
-    batch_seconds: float = 120.0,
+    batch_seconds: float = 60.0,
     num_best: int = 1,
     num_workers: int = 2,
     on_result: Callable[[Recording, Transcript], None] = lambda recording, transcript: None,

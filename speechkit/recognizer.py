@@ -41,6 +41,8 @@ Result = tuple[int, Passage | RecordingEnd | AudioError]
 
 __all__ = ["Input", "Recognizer", "Segment", "Span", "Transcript", "Word", "check_device"]
 
+_GRID_SECONDS = 2  # batches of few different lengths: kernels are kept, and memory is found again, by shape
+
 
 class Decoder(Protocol):
     """Logits (B, T, V) and frames (B,) -> hypotheses of each utterance, best first."""
@@ -154,7 +156,7 @@ class Recognizer:
         inputs: Sequence[Input],
         *,
         sample_rate_hz: int | None = None,
-        batch_seconds: float = 120.0,
+        batch_seconds: float = 60.0,
         word_times: bool = True,
         num_best: int = 1,
         num_workers: int = 2,
@@ -189,7 +191,7 @@ class Recognizer:
         inputs: Sequence[Input],
         *,
         sample_rate_hz: int | None = None,
-        batch_seconds: float = 120.0,
+        batch_seconds: float = 60.0,
         word_times: bool = True,
         num_best: int = 1,
         num_workers: int = 2,
@@ -211,7 +213,7 @@ class Recognizer:
                 yield from _transcripts(*decoded.popleft(), segments)
 
     def passages_iter(
-        self, inputs: Sequence[Input], *, batch_seconds: float = 120.0, num_workers: int = 2
+        self, inputs: Sequence[Input], *, batch_seconds: float = 60.0, num_workers: int = 2
     ) -> Iterator[tuple[int, list[Passage] | AudioError]]:
         """What `decode` turns into text, for those who decode it many times: logits of the stretches of speech.
 
@@ -282,7 +284,10 @@ class Recognizer:
         lengths = torch.tensor([len(segment.samples) for segment in segments])
         if int(self.front_end.output_lengths(lengths).max()) == 0:
             return [torch.zeros(0, self.tokenizer.vocab_size) for _ in segments]
-        padded = pad_sequence([torch.from_numpy(segment.samples) for segment in segments], batch_first=True)
+        grid = _GRID_SECONDS * self.sample_rate_hz
+        padded = torch.zeros(len(segments), -(-int(lengths.max()) // grid) * grid)
+        for row, segment in zip(padded, segments, strict=True):
+            row[: len(segment.samples)] = torch.from_numpy(segment.samples)
         logits, frames = self.logits(padded, lengths)
         return [row[:count] for row, count in zip(logits.float().cpu(), frames.tolist(), strict=True)]
 

@@ -35,9 +35,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("-o", "--out", metavar="DIR", help="write one file for each input instead of printing")
     parser.add_argument("--overwrite", action="store_true", help="also write what is there already")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read files (%(default)s)")
-    parser.add_argument(
-        "--batch-seconds", type=float, default=120.0, metavar="S", help="audio in a batch (%(default)s)"
-    )
+    parser.add_argument("--batch-seconds", type=float, default=60.0, metavar="S", help="audio in a batch (%(default)s)")
     parser.add_argument("--device", default="cpu", help="(%(default)s)")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
