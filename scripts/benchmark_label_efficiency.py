@@ -157,7 +157,8 @@ def measure_read(
         for pretrained in (False, True)
     ]
     rows += side_by_side(jobs, more)
-    seconds = {name: sum(json.loads((runs / f"pretrained-{name}" / "seconds.json").read_text())) for name in objectives}
+    timings = {name: runs / f"pretrained-{name}" / "seconds.json" for name in objectives}
+    seconds = {name: sum(json.loads(path.read_text())) for name, path in timings.items() if path.exists()}
     pretraining = {"epochs": epochs, "precision": precision, "seconds": seconds}
     return {"best_on_dev": best, "pretraining": pretraining, "runs": rows}
 
