@@ -192,19 +192,26 @@ def _finish(tables: Tables, prefixes: Prefixes, node: int) -> None:
 
 
 @inner
-def _add_label(tables: Tables, texts: Array, at: int, label: int) -> None:
-    """Adds the characters of a label to a text whose last word is ended, if the label begins one."""
-    labels, trie, hotwords = tables.labels, tables.trie, tables.hotwords
-    text = texts[at]
-    word, state = text.word, text.hotword_state
+def _spell(tables: Tables, word: int, label: int) -> int:
+    """The node of the word trie that a label leads to."""
+    labels, trie = tables.labels, tables.trie
     for place in range(labels.stops[label - 1], labels.stops[label]):
-        character = labels.characters[place]
-        child = find_child(trie.keys, trie.children, word, character)
+        child = find_child(trie.keys, trie.children, word, labels.characters[place])
         word = child if child >= 0 else np.int32(trie.ends.size - 1)
-        state = hotwords.steps[state, hotwords.columns[character]]
+    return word
+
+
+@inner
+def _add_label(tables: Tables, texts: Array, at: int, label: int, word: int) -> None:
+    """Adds a label, which leads to that node, to a text in which its last word is ended if the label begins one."""
+    labels, hotwords = tables.labels, tables.hotwords
+    text = texts[at]
+    state = text.hotword_state
+    for place in range(labels.stops[label - 1], labels.stops[label]):
+        state = hotwords.steps[state, hotwords.columns[labels.characters[place]]]
         text.settled += hotwords.completed[state]
     text.word, text.hotword_state = word, state
-    text.ahead = trie.look_ahead[word] + hotwords.in_progress[state]
+    text.ahead = tables.trie.look_ahead[word] + hotwords.in_progress[state]
     if labels.are_words:
         _end_word(tables, texts, at)
 
@@ -274,23 +281,25 @@ def _extend(
             repeats = shorter.last == label
             if repeats and label == labels.separator:
                 continue
+            if begins:
+                _finish(tables, prefixes, shorter.node)
+            text = prefixes.finished[shorter.node] if begins else prefixes.texts[shorter.node]
+            word = _spell(tables, text.word, label)
+            total = shorter.blank if repeats else shorter.total
+            ahead = 0.0 if labels.are_words else tables.trie.look_ahead[word]
+            hotword = tables.hotwords.in_progress[text.hotword_state]
+            if total + gain + text.settled + ahead + hotword < bar:
+                continue
             node = find_child(hashed[0], hashed[1], shorter.node, label)
             if node >= 0 and prefixes.nodes[node].place >= 0:
                 continue  # `_stay` has seen to it
             if node >= 0:
                 texts[count] = prefixes.texts[node]
             else:
-                if begins:
-                    _finish(tables, prefixes, shorter.node)
-                    texts[count] = prefixes.finished[shorter.node]
-                    shorter.bound = shorter.total + texts[count].settled + texts[count].ahead
-                    if shorter.bound + gain < bar:
-                        continue
-                else:
-                    texts[count] = prefixes.texts[shorter.node]
-                _add_label(tables, texts, count, label)
+                texts[count] = text
+                _add_label(tables, texts, count, label, word)
             candidate = found[count]
-            candidate.total = (shorter.blank if repeats else shorter.total) + log_prob
+            candidate.total = total + log_prob
             candidate.score = candidate.total + texts[count].settled + texts[count].ahead
             if candidate.score < bar:
                 continue

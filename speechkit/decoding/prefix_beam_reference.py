@@ -82,11 +82,11 @@ class TextScore:
         return self.lm_weight * log_prob + self.word_bonus - penalty, log_prob, state
 
     def _look_ahead(self, begun: str) -> float:
-        """The best word that begins so, without context; when the word is finished, its own score takes the place."""
+        """The best word that begins so, as if it began a sentence; its true score takes the place when it is finished."""
         if not begun or (self.language_model is None and not self.closed):
             return 0.0
         possible = [word for word in self.word_ids if word.startswith(begun)] + [""] * (not self.closed)
-        return max((self._of_word(word, 0)[0] - self.word_bonus for word in possible), default=IMPOSSIBLE)
+        return max((self._of_word(word, self._begin_state)[0] - self.word_bonus for word in possible), default=IMPOSSIBLE)
 
     def _of_hotwords(self, words: Sequence[str]) -> float:
         """A phrase counts wherever its words stand in a row, whether or not another has counted them."""
@@ -148,7 +148,9 @@ def prefix_beam_search(
         least = max(scores[:beam_size][-1], scores[0] - beam_threshold)
         kept: Beam = {}
         for prefix, ways in beam.items():
-            blank, label = (way if way + added[prefix] >= least and added[prefix] > IMPOSSIBLE else IMPOSSIBLE for way in ways)
+            blank, label = (
+                way if way + added[prefix] >= least and added[prefix] > IMPOSSIBLE else IMPOSSIBLE for way in ways
+            )
             if max(blank, label) > IMPOSSIBLE:
                 kept[prefix] = blank, label
         beam = kept
