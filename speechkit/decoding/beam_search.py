@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
 from torch import Tensor
 
 from speechkit.decoding.beam_kernels import search
@@ -25,24 +24,26 @@ class BeamSearch:
 
     by prefix beam search (Graves 2012, 7.5.3; Hannun et al. 2014, arXiv 1408.2873): the probability of a text is the
     sum of those of all its alignments. All scores are in nats. A word is scored when it is finished; until then it
-    counts as the likeliest word that begins so, by itself (smearing: Ortmanns et al. 1996), so that the beam does not
-    fill with beginnings of unlikely words. With T frames and K prefixes, memory is at most 110 T K bytes.
+    counts as the likeliest word that begins so, as the first of a sentence (smearing: Ortmanns et al. 1996).
+
+    With T frames and a beam of K, an utterance takes at most 140 T K bytes beside its logits, in practice a fifth.
 
     Args:
         tokenizer: of the model that gives the logits.
-        beam_size: prefixes that are kept from frame to frame, K.
-        beam_threshold: a prefix whose score is so much below the best one's is dropped.
-        token_beam_size: a frame adds only the labels that are among its so many likeliest symbols; none: all.
-        token_threshold: a frame adds only labels of this log-probability or more, and its likeliest; none: all.
+        beam_size: how many beginnings of texts are kept from frame to frame, K. As in flashlight-text and pyctcdecode,
+            the paths to one that end in a blank and those that end in its last label count as two.
+        beam_threshold: what scores so much less than the best is dropped.
+        token_beam_size: only labels among so many likeliest symbols of a frame are added; none: all.
+        token_threshold: only labels of this log-probability or more are added, and the likeliest; none: all.
         language_model: over words. With sub-word pieces too, it is asked word by word.
-        lm_weight: factor of the language model's log-probability.
-        word_bonus: for each word, against the language model's liking for few words.
+        lm_weight: factor of its log-probability.
+        word_bonus: for each word, against a language model's liking for few of them.
         unknown_penalty: for each word that the language model does not know.
         lexicon: no other words are possible.
-        hotwords: words and phrases that are more likely than usual; phrase -> nats for each of its words, which it earns
+        hotwords: words and phrases that are likelier than usual: phrase -> nats for each of its words, which it earns
             letter by letter and loses if it is not completed; or a sequence of phrases.
         hotword_boost: nats for each word, where `hotwords` is a sequence.
-        sentence_end: the end of an utterance is the end of a sentence to the language model.
+        sentence_end: an utterance ends a sentence of the language model.
         num_best: hypotheses for each utterance.
         num_threads: utterances of a batch that are decoded at once.
 

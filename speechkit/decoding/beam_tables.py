@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from speechkit.decoding.beam_kernels import Labels, Options, Tables
+from speechkit.decoding.beam_arrays import Labels, Options, Tables
 from speechkit.decoding.hotwords import HotwordTables, build_hotword_tables
 from speechkit.decoding.lexicon import WordScore, build_word_trie
 from speechkit.decoding.ngram import NGram, NGramTables, advance

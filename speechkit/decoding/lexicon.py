@@ -141,7 +141,7 @@ def _insert(trie: WordTrie, characters: NDArray[Any], stops: NDArray[Any], score
             if trie.keys[slot] < 0:
                 trie.keys[slot], trie.children[slot] = (node << 32) | np.int64(character), num_nodes
                 num_nodes += 1
-            node = np.int64(trie.children[slot])
+            node = int(trie.children[slot])
             trie.look_ahead[node] = max(trie.look_ahead[node], scores[word, 2])
         trie.word_ids[node], trie.ends[node] = np.int32(scores[word, 0]), scores[word, 1]
         start = stop

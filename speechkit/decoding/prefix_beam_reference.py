@@ -82,11 +82,13 @@ class TextScore:
         return self.lm_weight * log_prob + self.word_bonus - penalty, log_prob, state
 
     def _look_ahead(self, begun: str) -> float:
-        """The best word that begins so, as if it began a sentence; its true score takes the place when it is finished."""
+        """The best word that begins so, as if it began a sentence; its own score replaces this when it is finished."""
         if not begun or (self.language_model is None and not self.closed):
             return 0.0
         possible = [word for word in self.word_ids if word.startswith(begun)] + [""] * (not self.closed)
-        return max((self._of_word(word, self._begin_state)[0] - self.word_bonus for word in possible), default=IMPOSSIBLE)
+        return max(
+            (self._of_word(word, self._begin_state)[0] - self.word_bonus for word in possible), default=IMPOSSIBLE
+        )
 
     def _of_hotwords(self, words: Sequence[str]) -> float:
         """A phrase counts wherever its words stand in a row, whether or not another has counted them."""
