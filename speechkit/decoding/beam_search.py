@@ -11,10 +11,9 @@ from speechkit.decoding.beam_tables import build_tables
 from speechkit.decoding.hotwords import check_hotwords
 from speechkit.decoding.hypothesis import Hypothesis
 from speechkit.decoding.lexicon import Lexicon, find_words
+from speechkit.decoding.log_probs import split_log_probs
 from speechkit.decoding.ngram import NGram
 from speechkit.text import Tokenizer
-
-LEAST_LOG_PROB = -1e4  # of a symbol in a frame: what is impossible stays finite
 
 
 class BeamSearch:
@@ -119,24 +118,14 @@ class BeamSearch:
             For each utterance its best texts, best first: at least one, which may be empty.
 
         Raises:
-            ValueError: a shape that does not fit, NaN or infinity, `num_best` below 1.
+            ValueError: see `split_log_probs`; `num_best` below 1.
         """
         num_best = self.num_best if num_best is None else num_best
         if num_best < 1:
             raise ValueError(f"`num_best` must be at least 1, got {num_best}.")
-        if logits.ndim != 3 or logits.shape[2] != self.tokenizer.vocab_size:
-            raise ValueError(
-                f"`logits` must have the shape (B, T, {self.tokenizer.vocab_size}), got {tuple(logits.shape)}."
-            )
-        sizes = lengths.tolist()
-        if lengths.ndim != 1 or len(sizes) != len(logits) or not all(0 <= size <= logits.shape[1] for size in sizes):
-            raise ValueError(f"`lengths` must be {len(logits)} numbers from 0 to {logits.shape[1]}, got {sizes}.")
+        utterances = split_log_probs(logits, lengths, self.tokenizer.vocab_size)
 
-        def decode_one(place: int) -> list[Hypothesis]:
-            log_probs = logits[place, : sizes[place]].detach().cpu().float().log_softmax(-1)
-            if log_probs.isnan().any():
-                raise ValueError(f"`logits` must be finite (or -inf), got another value in utterance {place}.")
-            log_probs = log_probs.clamp(min=LEAST_LOG_PROB).contiguous()
+        def decode_one(log_probs: Tensor) -> list[Hypothesis]:
             labels, stops, scores = search(log_probs.numpy(), self._tables, num_best)
             starts = [0, *stops[:-1].tolist()]
             return [
@@ -145,6 +134,6 @@ class BeamSearch:
             ]
 
         if self.num_threads == 1:
-            return [decode_one(place) for place in range(len(sizes))]
+            return [decode_one(log_probs) for log_probs in utterances]
         with ThreadPoolExecutor(self.num_threads) as pool:
-            return list(pool.map(decode_one, range(len(sizes))))
+            return list(pool.map(decode_one, utterances))

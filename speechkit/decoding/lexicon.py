@@ -72,12 +72,17 @@ def find_words(tokenizer: Tokenizer, language_model: NGram | None, lexicon: Lexi
             )
     if lexicon is None:
         return word_ids
+    check_spelling(lexicon, tokenizer)
+    unknown_id = 0 if language_model is None else language_model.unknown_id
+    return {word: word_ids.get(word, unknown_id) for word in lexicon.words}
+
+
+def check_spelling(lexicon: Lexicon, tokenizer: Tokenizer) -> None:
+    """Raises ValueError naming words of a lexicon that the tokenizer cannot spell."""
     unknown = [word for word in lexicon.words if not _is_spelled(tokenizer, word)]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ValueError(f"`lexicon`: the tokenizer cannot spell {', '.join(map(repr, unknown[:3]))}{more}.")
-    unknown_id = 0 if language_model is None else language_model.unknown_id
-    return {word: word_ids.get(word, unknown_id) for word in lexicon.words}
 
 
 def _is_spelled(tokenizer: Tokenizer, word: str) -> bool:
