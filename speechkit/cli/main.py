@@ -14,6 +14,7 @@ from speechkit.cli import (
     evaluate,
     features,
     import_model,
+    language_model,
     plot_codes,
     plot_run,
     probe,
@@ -32,6 +33,7 @@ _COMMANDS = {
     "probe": probe,
     "embed": embed,
     "evaluate": evaluate,
+    "lm": language_model,
     "features": features,
     "transcribe": transcribe,
 }

@@ -1,19 +1,33 @@
 """From logits to text, and how wrong the text is."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from speechkit.decoding.error_rates import ErrorCounts, ErrorRate, bootstrap_interval, count_errors, error_rate
 from speechkit.decoding.greedy import greedy_decode
 
 if TYPE_CHECKING:
+    from speechkit.decoding.arpa import read_arpa, write_arpa
+    from speechkit.decoding.kneser_ney import train_kneser_ney
     from speechkit.decoding.ngram import NGram
 
-__all__ = ["ErrorCounts", "ErrorRate", "NGram", "bootstrap_interval", "count_errors", "error_rate", "greedy_decode"]
+__all__ = [
+    "ErrorCounts",
+    "ErrorRate",
+    "NGram",
+    "bootstrap_interval",
+    "count_errors",
+    "error_rate",
+    "greedy_decode",
+    "read_arpa",
+    "train_kneser_ney",
+    "write_arpa",
+]
+_COMPILED = {"NGram": "ngram", "read_arpa": "arpa", "train_kneser_ney": "kneser_ney", "write_arpa": "arpa"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "NGram":  # importing Numba takes long, and greedy decoding needs none of it
-        from speechkit.decoding.ngram import NGram
-
-        return NGram
-    raise AttributeError(f"module 'speechkit.decoding' has no attribute {name!r}")
+    """What imports Numba, which takes long, is imported at its first use: greedy decoding needs none of it."""
+    if name not in _COMPILED:
+        raise AttributeError(f"module 'speechkit.decoding' has no attribute {name!r}")
+    return getattr(import_module(f"speechkit.decoding.{_COMPILED[name]}"), name)

@@ -47,14 +47,11 @@ def read_arpa(path: str | os.PathLike[str]) -> NGram:
     word_ids: dict[bytes, int] = {}
     levels, first_lines = [], []
     for order, count in enumerate(counts, start=1):
-        if lines.text != b"\\%d-grams:" % order:
-            lines.refuse(rf"must have the line \{order}-grams: here")
+        lines.check_is(f"\\{order}-grams:")
         first_lines.append(lines.number + 1)
         levels.append(_read_level(lines, order, count, word_ids, is_highest=order == len(counts)))
-        if not lines.skip_empty().startswith(b"\\"):
-            lines.refuse(f"must have {count} {order}-grams, as the head of the file says")
-    if lines.text != b"\\end\\":
-        lines.refuse("must have the line \\end\\ here")
+        lines.skip_empty()
+    lines.check_is("\\end\\")
     if lines.skip_empty():
         lines.refuse("must have nothing after \\end\\")
     words = [word.decode() for word in word_ids]
@@ -106,7 +103,7 @@ class _Lines:
     """The lines of a file without the space around them; `number` and `text` are those of the last one."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path, self.number, self.text = path, 0, b""
+        self.path, self.number, self.text, self.is_over = path, 0, b"", False
         self._lines = iterate_lines(path)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -114,14 +111,18 @@ class _Lines:
             self.number += 1
             self.text = line.strip()
             yield self.text
-        self.text = b""
+        self.number, self.text, self.is_over = self.number + 1, b"", True
 
     def skip_empty(self) -> bytes:
         """The next line that is not empty, b"" at the end of the file."""
         return next(filter(None, self), b"")
 
+    def check_is(self, text: str) -> None:
+        if self.text != text.encode():
+            self.refuse(f"must be {text}, by the counts at the head of the file")
+
     def refuse(self, rule: str) -> NoReturn:
-        got = repr(self.text[:60].decode(errors="replace")) if self.text else "the end of the file or an empty line"
+        got = "the end of the file" if self.is_over else repr(self.text[:60].decode(errors="replace"))
         raise ValueError(f"{self.path}:{self.number}: {rule}, got {got}") from None
 
 
@@ -132,10 +133,10 @@ def _read_counts(lines: _Lines) -> list[int]:
     counts: list[int] = []
     while match := _COUNT.fullmatch(lines.skip_empty()):
         if int(match[1]) != len(counts) + 1:
-            lines.refuse(f"must have the count of the {len(counts) + 1}-grams here")
+            lines.refuse(f"must be the count of the {len(counts) + 1}-grams")
         counts.append(int(match[2]))
     if not counts:
-        lines.refuse("must have a line such as ngram 1=1000 here")
+        lines.refuse("must be a count such as ngram 1=1000")
     return counts
 
 
@@ -170,5 +171,6 @@ def _read_level(lines: _Lines, order: int, count: int, word_ids: dict[bytes, int
         except KeyError:
             lines.refuse("every word must be a 1-gram")
     if len(log_probs) < count:
-        lines.refuse(f"must have {count} {order}-grams, as the head of the file says")
-    return Level(np.array(ids, np.int32).reshape(count, order), np.array(log_probs) * _LN10, np.array(backoffs) * _LN10)
+        lines.refuse(f"must be one of {count} {order}-grams, by the counts at the head of the file")
+    log_probs_and_backoffs = ((np.array(values) * _LN10).astype(np.float32) for values in (log_probs, backoffs))
+    return Level(np.array(ids, np.int32).reshape(count, order), *log_probs_and_backoffs)

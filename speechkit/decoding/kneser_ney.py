@@ -75,9 +75,10 @@ def count_ngrams(texts: Iterable[str], *, order: int) -> tuple[list[str], list[C
     words, tokens, places = _number_words(texts)
     if len(tokens) == 0:
         raise ValueError("`texts` must hold at least one word, got none.")
-    if order > places.max() + 1:
+    longest = places.max() + 1
+    if order > longest:
         raise ValueError(
-            f"`order` must be at most {places.max() + 1}, the longest text with <s> and </s>, got {order}."
+            f"`order` must be at most {longest}, the length of the longest text with its ends, got {order}."
         )
     vocab_size = len(words)
     seen = np.bincount(tokens[places > 0], minlength=vocab_size)
@@ -104,20 +105,19 @@ def estimate_discounts(counts: Sequence[Counts]) -> list[Discounts]:
     small texts and closed vocabularies.
     """
     discounts = []
-    for order, level in enumerate(counts, start=1):
+    for level in counts:
         _, n1, n2, n3, n4 = np.bincount(np.minimum(level.adjusted, 5), minlength=6)[:5].tolist()
-        values = FALLBACK_DISCOUNTS
+        values = (0.0, 0.0, 0.0)
         if n1 and n2 and n3:
             y = n1 / (n1 + 2 * n2)
             values = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-        is_estimated = values is not FALLBACK_DISCOUNTS and min(values) > 0
-        if not is_estimated:
-            _log.warning(
-                "the text is too small or too regular to estimate the discounts of its %d-grams (%d, %d, %d and %d of "
-                "them have counts of 1 to 4): %g, %g and %g are taken",
-                *(order, n1, n2, n3, n4, *FALLBACK_DISCOUNTS),
-            )
+        is_estimated = min(values) > 0
         discounts.append(Discounts(*(values if is_estimated else FALLBACK_DISCOUNTS), is_estimated))
+    if failed := [str(order) for order, discount in enumerate(discounts, start=1) if not discount.is_estimated]:
+        _log.warning(
+            "the text is too small or too regular to estimate the discounts of order %s: %g, %g and %g are taken",
+            *(", ".join(failed), *FALLBACK_DISCOUNTS),
+        )
     return discounts
 
 

@@ -15,7 +15,10 @@ import soundfile
 from speechkit.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["prepare-data", "pretrain", "probe", "fine-tune", "ctc", "features", "transcribe", "many-gpus", "extend"]
+PAGES = [
+    *("prepare-data", "pretrain", "probe", "fine-tune", "language-models", "ctc", "features", "transcribe"),
+    *("many-gpus", "extend"),
+]
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 
