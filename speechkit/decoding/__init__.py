@@ -5,15 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 from speechkit.decoding.error_rates import ErrorCounts, ErrorRate, bootstrap_interval, count_errors, error_rate
 from speechkit.decoding.greedy import greedy_decode
+from speechkit.decoding.hypothesis import Hypothesis
 
 if TYPE_CHECKING:
     from speechkit.decoding.arpa import read_arpa, write_arpa
+    from speechkit.decoding.beam_search import BeamSearch
+    from speechkit.decoding.flashlight import FlashlightDecoder
     from speechkit.decoding.kneser_ney import train_kneser_ney
+    from speechkit.decoding.lexicon import Lexicon
     from speechkit.decoding.ngram import NGram
 
 __all__ = [
+    "BeamSearch",
     "ErrorCounts",
     "ErrorRate",
+    "FlashlightDecoder",
+    "Hypothesis",
+    "Lexicon",
     "NGram",
     "bootstrap_interval",
     "count_errors",
@@ -23,7 +31,15 @@ __all__ = [
     "train_kneser_ney",
     "write_arpa",
 ]
-_COMPILED = {"NGram": "ngram", "read_arpa": "arpa", "train_kneser_ney": "kneser_ney", "write_arpa": "arpa"}
+_COMPILED = {
+    "BeamSearch": "beam_search",
+    "FlashlightDecoder": "flashlight",
+    "Lexicon": "lexicon",
+    "NGram": "ngram",
+    "read_arpa": "arpa",
+    "train_kneser_ney": "kneser_ney",
+    "write_arpa": "arpa",
+}
 
 
 def __getattr__(name: str) -> Any:
