@@ -204,7 +204,7 @@ def test_word_bonus_divides_words_where_labels_may() -> None:
     assert best_text(logits, word_bonus=1.1, token_beam_size=1) == "aa"
 
 
-@pytest.mark.parametrize("threshold", [0.5, 2.0, 8.0])
+@pytest.mark.parametrize("threshold", [0.5, 2.0, 4.0])
 def test_threshold_drops_what_is_further_behind(threshold: float) -> None:
     search = BeamSearch(tokenizer=TOKENIZERS["char"], beam_size=10**4, beam_threshold=threshold, num_best=10**4)
     scores = [hypothesis.score for hypothesis in decode(search, random_logits(20, 5))]
