@@ -38,7 +38,9 @@ PLACE = np.dtype(  # a prefix in the beam, and the log-probability of its paths
         ("label", np.float64),  # of those that end in the last label
         ("total", np.float64),  # of both
         ("added", np.float64),  # to the score, by the text
-        ("bound", np.float64),  # of the score when the last word is ended
+        ("ended", np.float64),  # bound of the score when the last word is ended
+        ("unknown", np.float64),  # bound of the score when it goes on as no known word does
+        ("next_characters", np.uint64),  # with which it goes on as a known word does, see `WordTrie`
     ],
     align=True,
 )
@@ -61,7 +63,9 @@ class Labels(NamedTuple):
     stops: Array  # (V,) int64, one past the last character of each label
     begins_word: Array  # (V,) bool, it ends the word before it
     is_searched: Array  # (V,) bool, it stands for a text; not so the blank
-    gains: Array  # (V,) float64, the most that it can add to a score
+    gains: Array  # (V,) float64, the most that hotwords and the end of a word can add to a score with it
+    first_bits: Array  # (V,) uint64, its first character as in `WordTrie.next_characters`
+    starts: Array  # (V,) int32, where it leads to from the root of the word trie
     separator: int  # the label that is only a space, -1 if there is none
     are_words: bool  # each is a whole word
 

@@ -81,13 +81,7 @@ def _stay(tables: Tables, prefixes: Prefixes, work: Workspace, count: int, frame
                 new.label = log_add(
                     new.label, (shorter.blank if shorter.last == old.last else shorter.total) + log_prob
                 )
-        text, finished = prefixes.texts[old.node], prefixes.finished[old.node]
-        new.added = text.settled + text.ahead
-        if finished.word >= 0:
-            old.bound = old.total + finished.settled + finished.ahead
-        else:
-            hotword = tables.hotwords.in_progress[text.hotword_state]
-            old.bound = old.total + text.settled + hotword + tables.options.word_gain
+        new.added = old.added
         work.scratch[2 * place], work.scratch[2 * place + 1] = new.blank + new.added, new.label + new.added
         best = max(best, new.blank + new.added, new.label + new.added)
     bar = max(best - tables.options.beam_threshold, LEAST)
@@ -109,12 +103,13 @@ def _extend(
 
     Returns how many they are, and the bar, raised where better ones are known to fill the beam.
     """
-    labels = tables.labels
+    labels, trie = tables.labels, tables.trie
     num_found: Any = np.int64(0)  # not a literal, for which Numba would compile once more
-    best_score, best_bound = -np.inf, -np.inf
+    best, best_ended = -np.inf, -np.inf
     for place in range(count):
-        best_score = max(best_score, work.beam[place].total + work.beam[place].added)
-        best_bound = max(best_bound, work.beam[place].bound)
+        _bound(tables, prefixes, work.beam[place])
+        best = max(best, work.beam[place].total + work.beam[place].added)
+        best_ended = max(best_ended, work.beam[place].ended)
     likeliest = 1  # goes first, since it raises the bar the most
     for label in range(2, frame.size):
         likeliest = label if frame[label] > frame[likeliest] else likeliest
@@ -122,11 +117,19 @@ def _extend(
         label = likeliest if turn == BLANK else (BLANK if turn == likeliest else turn)
         begins, log_prob = labels.begins_word[label], frame[label]
         gain = log_prob + labels.gains[label]
-        if (best_bound if begins else best_score) + gain < bar or log_prob < least or not labels.is_searched[label]:
+        if begins and not labels.are_words:  # their words are not ahead, but ended at once
+            gain += trie.look_ahead[labels.starts[label]]
+        if (best_ended if begins else best) + gain < bar or log_prob < least or not labels.is_searched[label]:
             continue
         for place in range(count):
             shorter = work.beam[place]
-            if (shorter.bound if begins else shorter.total + shorter.added) + gain < bar:
+            if begins:
+                bound = shorter.ended
+            elif shorter.next_characters & labels.first_bits[label]:
+                bound = shorter.total + shorter.added
+            else:
+                bound = shorter.unknown
+            if bound + gain < bar:
                 continue
             repeats = shorter.last == label
             if repeats and label == labels.separator:
@@ -135,10 +138,9 @@ def _extend(
                 finish(tables, prefixes, shorter.node)
             text = (prefixes.finished if begins else prefixes.texts)[shorter.node]
             total = shorter.blank if repeats else shorter.total
-            word = spell(tables, text.word, label)
-            ahead = 0.0 if labels.are_words else tables.trie.look_ahead[word]
-            hotword = tables.hotwords.in_progress[text.hotword_state]
-            if total + gain + text.settled + ahead + hotword < bar:
+            word = labels.starts[label] if begins else spell(tables, text.word, label)
+            ahead = 0.0 if begins else trie.look_ahead[word]
+            if total + text.settled + ahead + tables.hotwords.in_progress[text.hotword_state] + gain < bar:
                 continue
             node = find_child(hashed[0], hashed[1], shorter.node, label)
             if node >= 0 and prefixes.nodes[node].place >= 0:
@@ -156,6 +158,18 @@ def _extend(
                 num_found //= 2
                 bar = _keep_best(work, num_found)
     return num_found, bar
+
+
+@inner
+def _bound(tables: Tables, prefixes: Prefixes, place: Any) -> None:
+    """What the score of a prefix can be when its last word is ended, and when it goes on as no known word does."""
+    trie, text, finished = tables.trie, prefixes.texts[place.node], prefixes.finished[place.node]
+    score = place.total + text.settled + tables.hotwords.in_progress[text.hotword_state]
+    place.ended = score + tables.options.word_gain
+    if finished.word >= 0:
+        place.ended = place.total + finished.settled + finished.ahead
+    place.unknown = score + trie.look_ahead[trie.look_ahead.size - 1]
+    place.next_characters = trie.next_characters[text.word]
 
 
 @inner

@@ -43,7 +43,7 @@ def finish(tables: Tables, prefixes: Prefixes, node: int) -> None:
 
 @inner
 def spell(tables: Tables, word: int, label: int) -> int:
-    """The node of the word trie that a label leads to."""
+    """Where a label leads to from a node of the word trie."""
     labels, trie = tables.labels, tables.trie
     for place in range(labels.stops[label - 1], labels.stops[label]):
         child = find_child(trie.keys, trie.children, word, labels.characters[place])

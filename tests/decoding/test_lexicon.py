@@ -53,6 +53,7 @@ def test_trie_knows_words_and_the_best_of_their_beginnings() -> None:
     for word, score in words.items():
         assert (trie.word_ids[walk(trie, word)], trie.ends[walk(trie, word)]) == score[:2]
     assert [trie.look_ahead[walk(trie, text)] for text in ("", "a", "ab", "abc", "b")] == [0.0, -1.0, -1.0, -1.0, -3.0]
+    assert [trie.next_characters[walk(trie, text)] for text in ("", "a", "ab", "abc")] == [0b110, 0b100, 0b1000, 0]
     for node in (walk(trie, "a"), -1):
         assert (trie.word_ids[node], trie.ends[node]) == UNKNOWN[:2]
     assert trie.look_ahead[-1] == UNKNOWN.look_ahead
