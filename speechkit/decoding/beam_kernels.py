@@ -217,12 +217,21 @@ def _select(
         work.scratch[num_found + 2 * place + 1] = new.label + new.added
     bar = max(bar, best - tables.options.beam_threshold)
     bar = max(bar, kth_largest(work.scratch, num_found + 2 * count, work.beam.size))
+    ties = work.beam.size  # how many of those may stay that are just at the bar
+    for place in range(num_found + 2 * count):
+        ties -= work.scratch[place] > bar
     num_kept = 0
     for place in range(count):
         new = work.stayed[place]
-        new.blank = new.blank if new.blank + new.added >= bar else ZERO
-        new.label = new.label if new.label + new.added >= bar else ZERO
-        is_kept = max(new.blank, new.label) > LEAST and num_kept < work.beam.size
+        score = new.blank + new.added
+        if score < bar or (score == bar and ties <= 0):
+            new.blank = ZERO
+        ties -= score == bar
+        score = new.label + new.added
+        if score < bar or (score == bar and ties <= 0):
+            new.label = ZERO
+        ties -= score == bar
+        is_kept = max(new.blank, new.label) > LEAST
         prefixes.nodes[new.node].place = num_kept if is_kept else -1
         if is_kept:
             new.total = log_add(new.blank, new.label)
@@ -230,7 +239,8 @@ def _select(
             num_kept += 1
     for place in range(num_found):
         new = work.found[place]
-        if new.score < bar or num_kept == work.beam.size:
+        ties -= new.score == bar
+        if new.score < bar or (new.score == bar and ties < 0):
             continue
         node = new.node
         if node < 0:

@@ -120,6 +120,14 @@ def test_one_label_and_a_beam_of_one() -> None:
     assert decode(search, 9.0 * torch.tensor([[[0, 1], [0, 1], [1, 0], [0, 1]]]))[0].labels == [1, 1]
 
 
+def test_many_ties_push_nothing_better_out() -> None:
+    logits = torch.zeros(1, 7, LETTERS.vocab_size)
+    logits[0, range(7), LETTERS.encode("the cap")] = 9.0
+    logits[0, 6, LETTERS.encode("t")] = 8.5
+    hypotheses = decode(BeamSearch(tokenizer=LETTERS), logits, num_best=2)
+    assert [LETTERS.decode(hypothesis.labels) for hypothesis in hypotheses] == ["the cap", "the cat"]
+
+
 def test_ties_and_impossible_symbols_are_taken() -> None:
     search = BeamSearch(tokenizer=TOKENIZERS["char"], beam_size=7, num_best=100)
     assert 1 <= len(decode(search, torch.zeros(1, 40, 5))) <= 7

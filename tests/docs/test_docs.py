@@ -16,7 +16,7 @@ from speechkit.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
-    *("prepare-data", "pretrain", "probe", "fine-tune", "language-models", "ctc", "features", "transcribe"),
+    *("prepare-data", "pretrain", "probe", "fine-tune", "language-models", "decoding", "ctc", "features", "transcribe"),
     *("many-gpus", "extend"),
 ]
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
