@@ -53,7 +53,8 @@ MEASURED = {
     "read": ("arctic/dev", "arctic/test", "speechocean/dev", "speechocean/test"),
     "digits": ("digits/dev", "digits/test"),
 }
-LM_WEIGHT, WORD_BONUS, UNKNOWN_PENALTY = 1.0, 1.0, 10.0
+LM_WEIGHT, WORD_BONUS = 1.0, 1.0
+UNKNOWN_PENALTY = 10.0 * math.log(10.0)  # what pyctcdecode's default comes to at this weight
 AS_FLASHLIGHT = {"beam_threshold": 20.0, "token_beam_size": 40}
 AS_PYCTCDECODE = {"beam_threshold": 10.0, "token_threshold": -5.0}
 WIDE = {"beam_threshold": 50.0}  # flashlight-text's default
@@ -161,7 +162,7 @@ def make_pyctcdecode(tokenizer: Tokenizer, words: LanguageModel | None, beam_siz
         unigrams=None if words is None else words.words,
         alpha=LM_WEIGHT,
         beta=word_bonus(tokenizer, words),
-        unk_score_offset=-UNKNOWN_PENALTY / LM_WEIGHT / math.log(10.0),
+        unk_score_offset=-10.0,
     )
     return lambda log_probs: decoder.decode(log_probs.numpy(), beam_width=beam_size)
 

@@ -62,8 +62,7 @@ class Labels(NamedTuple):
     characters: Array  # (S,) int32, ids in the alphabet, spaces left out
     stops: Array  # (V,) int64, one past the last character of each label
     begins_word: Array  # (V,) bool, it ends the word before it
-    is_searched: Array  # (V,) bool, it stands for a text; not so the blank
-    gains: Array  # (V,) float64, the most that hotwords and the end of a word can add to a score with it
+    gains: Array  # (V,) float64, the most that it can add to a score beside its log-probability; -inf for no text
     first_bits: Array  # (V,) uint64, its first character as in `WordTrie.next_characters`
     starts: Array  # (V,) int32, where it leads to from the root of the word trie
     separator: int  # the label that is only a space, -1 if there is none

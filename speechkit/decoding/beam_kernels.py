@@ -96,6 +96,7 @@ def _extend(
     work: Workspace,
     count: int,
     frame: Array,
+    likeliest: int,
     least: float,
     bar: float,
 ) -> tuple[int, float]:
@@ -110,16 +111,11 @@ def _extend(
         _bound(tables, prefixes, work.beam[place])
         best = max(best, work.beam[place].total + work.beam[place].added)
         best_ended = max(best_ended, work.beam[place].ended)
-    likeliest = 1  # goes first, since it raises the bar the most
-    for label in range(2, frame.size):
-        likeliest = label if frame[label] > frame[likeliest] else likeliest
     for turn in range(frame.size):
-        label = likeliest if turn == BLANK else (BLANK if turn == likeliest else turn)
+        label = likeliest if turn == BLANK else (BLANK if turn == likeliest else turn)  # so that the bar rises at once
         begins, log_prob = labels.begins_word[label], frame[label]
         gain = log_prob + labels.gains[label]
-        if begins and not labels.are_words:  # their words are not ahead, but ended at once
-            gain += trie.look_ahead[labels.starts[label]]
-        if (best_ended if begins else best) + gain < bar or log_prob < least or not labels.is_searched[label]:
+        if (best_ended if begins else best) + gain < bar or log_prob < least:
             continue
         for place in range(count):
             shorter = work.beam[place]
@@ -258,15 +254,22 @@ def _select(
 
 
 @inner
-def _least_log_prob(frame: Array, options: Options, scratch: Array) -> float:
+def _likeliest_label(frame: Array) -> int:
+    likeliest = 1
+    for label in range(2, frame.size):
+        likeliest = label if frame[label] > frame[likeliest] else likeliest
+    return likeliest
+
+
+@inner
+def _least_log_prob(frame: Array, likeliest: int, options: Options, scratch: Array) -> float:
     """What a label must have in this frame to be added to a prefix."""
-    if options.token_beam_size >= frame.size and options.token_threshold == -np.inf:
-        return -np.inf
-    best = -np.inf
-    for symbol in range(frame.size):
-        scratch[symbol] = frame[symbol]
-        best = max(best, scratch[symbol])
-    return max(min(options.token_threshold, best), kth_largest(scratch, frame.size, options.token_beam_size))
+    least = min(options.token_threshold, max(frame[BLANK], frame[likeliest]))
+    if options.token_beam_size < frame.size:
+        for symbol in range(frame.size):
+            scratch[symbol] = frame[symbol]
+        least = max(least, kth_largest(scratch, frame.size, options.token_beam_size))
+    return least
 
 
 @inner
@@ -370,9 +373,10 @@ def search(log_probs: Array, tables: Tables, num_best: int) -> tuple[Array, Arra
     _begin(tables, prefixes, work.beam)
     count = num_nodes = np.int64(1)
     for frame in log_probs:
-        least = _least_log_prob(frame, options, work.scratch)
+        likeliest = _likeliest_label(frame)
+        least = _least_log_prob(frame, likeliest, options, work.scratch)
         bar = _stay(tables, prefixes, work, count, frame, least)
-        num_found, bar = _extend(tables, prefixes, hashed, work, count, frame, least, bar)
+        num_found, bar = _extend(tables, prefixes, hashed, work, count, frame, likeliest, least, bar)
         while 2 * (num_nodes + num_found) > hashed[0].size:
             hashed = _hash_all(prefixes, num_nodes, 2 * hashed[0].size)
         count, num_nodes = _select(tables, prefixes, hashed, work, count, num_found, bar, num_nodes)

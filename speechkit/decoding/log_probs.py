@@ -18,6 +18,7 @@ def split_log_probs(logits: Tensor, lengths: Tensor, vocab_size: int) -> list[Te
         raise ValueError(f"`lengths` must be {len(logits)} numbers from 0 to {logits.shape[1]}, got {sizes}.")
     utterances = [logits[place, :size].detach().cpu().float().log_softmax(-1) for place, size in enumerate(sizes)]
     for place, log_probs in enumerate(utterances):
-        if log_probs.isnan().any():
+        if log_probs.sum().isnan():
             raise ValueError(f"`logits` must be finite, got NaN, infinity or a frame of -inf in utterance {place}.")
-    return [log_probs.clamp(min=LEAST_LOG_PROB).contiguous() for log_probs in utterances]
+        log_probs.clamp_(min=LEAST_LOG_PROB)
+    return utterances
