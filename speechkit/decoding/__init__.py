@@ -12,6 +12,7 @@ from speechkit.decoding.word_times import WordSpan, extend_to_pauses, find_words
 if TYPE_CHECKING:
     from speechkit.decoding.arpa import read_arpa, write_arpa
     from speechkit.decoding.beam_search import BeamSearch
+    from speechkit.decoding.flashlight import FlashlightDecoder
     from speechkit.decoding.kneser_ney import train_kneser_ney
     from speechkit.decoding.lexicon import Lexicon
     from speechkit.decoding.ngram import NGram
@@ -22,6 +23,7 @@ __all__ = [
     "Confusions",
     "ErrorCounts",
     "ErrorRate",
+    "FlashlightDecoder",
     "GreedySearch",
     "Hypothesis",
     "Lexicon",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 _COMPILED = {
     "BeamSearch": "beam_search",
+    "FlashlightDecoder": "flashlight",
     "Lexicon": "lexicon",
     "NGram": "ngram",
     "read_arpa": "arpa",

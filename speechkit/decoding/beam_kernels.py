@@ -7,110 +7,24 @@ is allocated from frame to frame, but for the nodes' hash table, which doubles w
 A frame costs K updates of the prefixes that stay, and then only as many of the K V longer ones as may still come among
 the best K: a bound that rises as better ones are found drops the others before their words are looked at.
 
-The compiled code is kept on disk; Numba looks at this file alone to see whether it is still good, so whoever changes
-what is imported from `ngram` removes it from `__pycache__`.
+The compiled code is kept on disk. Numba looks at this file alone to see whether it is still good: whoever changes what
+is imported here removes it from `__pycache__`.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-from speechkit.decoding.hotwords import HotwordTables
-from speechkit.decoding.lexicon import WordTrie
-from speechkit.decoding.ngram import NGramTables, advance, find_child, find_slot, kernel
+from speechkit.decoding.beam_arrays import CANDIDATE, NODE, PLACE, TEXT, Array, Options, Prefixes, Tables, Workspace
+from speechkit.decoding.beam_words import ROOT, add_label, finish, inner, spell
+from speechkit.decoding.ngram import advance, find_child, find_slot, kernel
 
-Array = NDArray[Any]
-
-inner = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
+BLANK = 0
 ZERO = -1e30  # the logarithm of no probability: finite, so that a difference is never NaN
-LEAST = -1e29  # a score below has a factor of `ZERO`
-BLANK = SPACE = ROOT = 0  # a label, a character of the alphabet, a node of any trie
+LEAST = -1e29  # scores below hold a `ZERO`
 FIRST_SLOTS = 1 << 12  # of the hash table
-NODE = np.dtype(
-    [("parent", np.int32), ("label", np.int32), ("place", np.int32)], align=True
-)  # place: in the beam, or -1
-TEXT = np.dtype(
-    [
-        ("word", np.int32),  # node of the word trie, ROOT between words; -1: this text has not been looked at yet
-        ("lm_state", np.int32),
-        ("hotword_state", np.int32),
-        ("settled", np.float64),  # what the text adds to the score and keeps; -inf where it is impossible
-        ("ahead", np.float64),  # what it adds as long as it goes on: of the word and the hotword that have begun
-        ("lm_score", np.float64),
-    ],
-    align=True,
-)
-
-PLACE = np.dtype(  # of a prefix in the beam; the logarithms of its probability
-    [
-        ("node", np.int32),
-        ("last", np.int32),  # its last label; before the first label the separator
-        ("blank", np.float64),  # of the paths that end in a blank
-        ("label", np.float64),  # of those that end in the last label
-        ("total", np.float64),  # of both
-        ("added", np.float64),  # what the text adds to the score
-        ("bound", np.float64),  # of the score with the last word ended
-    ],
-    align=True,
-)
-CANDIDATE = np.dtype(  # a prefix that is one label longer
-    [
-        ("parent", np.int32),
-        ("label", np.int32),
-        ("node", np.int32),  # -1 if it has not been in the beam
-        ("total", np.float64),
-        ("score", np.float64),
-    ],
-    align=True,
-)
-
-
-class Labels(NamedTuple):
-    """What each of V labels adds to a text; S characters in all."""
-
-    characters: Array  # (S,) int32, ids in the alphabet, spaces left out
-    stops: Array  # (V,) int32, one past the last character of each label
-    begins_word: Array  # (V,) bool, it ends the word before it
-    is_searched: Array  # (V,) bool, it stands for a text; not so the blank
-    gains: Array  # (V,) float64, the most that it can add to a text's score
-    separator: int  # the label that is only a space, -1 if there is none
-    are_words: bool  # each is a whole word
-
-
-class Options(NamedTuple):
-    """As in `speechkit.decoding.BeamSearch`, which checks them."""
-
-    beam_size: int
-    beam_threshold: float
-    token_beam_size: int
-    token_threshold: float
-    has_lm: bool
-    lm_weight: float
-    word_gain: float  # the most that the end of a word can add to a text's score
-    begin_state: int  # of the language model
-    end_id: int  # of </s>, -1 if it is not to be scored
-
-
-class Tables(NamedTuple):
-    """What the search looks up and does not change."""
-
-    labels: Labels
-    trie: WordTrie
-    ngram: NGramTables
-    hotwords: HotwordTables
-    options: Options
-
-
-class Prefixes(NamedTuple):
-    """All that have been in the beam."""
-
-    nodes: Array  # (T K + 1,) NODE
-    texts: Array  # (T K + 1,) TEXT
-    finished: Array  # (T K + 1,) TEXT, the same with the last word ended; made when it is asked for
+Hashed = tuple[Array, Array]  # (parent << 32) | label, -1 where empty, int64; node, int32
 
 
 @inner
@@ -123,7 +37,9 @@ def log_add(x: float, y: float) -> float:
 
 @inner
 def kth_largest(values: Array, count: int, k: int) -> float:
-    """Of the first values, which are put in another order (quickselect, Hoare 1961)."""
+    """Of the first `count` values, which come into another order (quickselect, Hoare 1961); -inf if there are fewer."""
+    if k > count:
+        return -np.inf
     low, high = 0, count - 1
     while low < high:
         pivot = values[(low + high) // 2]
@@ -146,74 +62,14 @@ def kth_largest(values: Array, count: int, k: int) -> float:
 
 
 @inner
-def _best_first(found: Array, texts: Array, count: int, scratch: Array) -> float:
-    """Moves the best `count` candidates of all to the front; the least of their scores."""
-    for place in range(found.size):
-        scratch[place] = found[place].score
-    bar = kth_largest(scratch, found.size, count)
-    num_ties = count
-    for place in range(found.size):
-        num_ties -= found[place].score > bar
-    left = 0
-    for place in range(found.size):
-        is_tie = found[place].score == bar
-        if found[place].score > bar or (is_tie and num_ties > 0):
-            num_ties -= is_tie
-            found[left], texts[left] = found[place], texts[place]
-            left += 1
-    return bar
+def _stay(tables: Tables, prefixes: Prefixes, work: Workspace, count: int, frame: Array, least: float) -> float:
+    """One frame more for the prefixes in the beam, also as what others among them become by one more label.
 
-
-@inner
-def _end_word(tables: Tables, texts: Array, place: int) -> None:
-    """Ends the last word of a text, if one has begun."""
-    text = texts[place]
-    if text.word == ROOT:
-        return
-    trie, hotwords, options = tables.trie, tables.hotwords, tables.options
-    text.settled += trie.ends[text.word]
-    if text.settled > -np.inf and options.has_lm:
-        log_prob, state = advance(tables.ngram, text.lm_state, trie.word_ids[text.word])
-        text.settled += options.lm_weight * log_prob
-        text.lm_score += log_prob
-        text.lm_state = state
-    text.hotword_state = hotwords.steps[text.hotword_state, hotwords.columns[SPACE]]
-    text.settled += hotwords.completed[text.hotword_state]
-    text.ahead = hotwords.in_progress[text.hotword_state]
-    text.word = ROOT
-
-
-@inner
-def _finish(tables: Tables, prefixes: Prefixes, node: int) -> None:
-    """Fills in `finished`."""
-    if prefixes.finished[node].word < 0:
-        prefixes.finished[node] = prefixes.texts[node]
-        _end_word(tables, prefixes.finished, np.int64(node))
-
-
-@inner
-def _add_label(tables: Tables, texts: Array, at: int, label: int) -> None:
-    """Adds the characters of a label to a text whose last word is ended, if the label begins one."""
-    labels, trie, hotwords = tables.labels, tables.trie, tables.hotwords
-    text = texts[at]
-    word, state = text.word, text.hotword_state
-    for place in range(labels.stops[label - 1], labels.stops[label]):
-        character = labels.characters[place]
-        child = find_child(trie.keys, trie.children, word, character)
-        word = child if child >= 0 else np.int32(trie.ends.size - 1)
-        state = hotwords.steps[state, hotwords.columns[character]]
-        text.settled += hotwords.completed[state]
-    text.word, text.hotword_state = word, state
-    text.ahead = trie.look_ahead[word] + hotwords.in_progress[state]
-    if labels.are_words:
-        _end_word(tables, texts, at)
-
-
-@inner
-def _stay(tables: Tables, prefixes: Prefixes, frame: Array, least: float, beam: Array, stayed: Array) -> None:
-    """One frame more for the prefixes in the beam, also as what others among them become by one more label."""
-    for place in range(beam.size):
-        old, new = beam[place], stayed[place]
+    Returns a bar: what does not reach it cannot stay in the beam.
+    """
+    best = -np.inf
+    for place in range(count):
+        old, new = work.beam[place], work.stayed[place]
         new.node, new.last, new.label = old.node, old.last, ZERO
         new.blank = old.total + frame[BLANK]
         if old.last >= 0:
@@ -221,186 +77,214 @@ def _stay(tables: Tables, prefixes: Prefixes, frame: Array, least: float, beam: 
             new.label = (old.total if old.last == tables.labels.separator else old.label) + log_prob
             parent = prefixes.nodes[old.node].parent
             if parent >= 0 and prefixes.nodes[parent].place >= 0 and log_prob >= least:
-                shorter = beam[prefixes.nodes[parent].place]
-                total = shorter.blank if shorter.last == old.last else shorter.total
-                new.label = log_add(new.label, total + log_prob)
-        new.total = log_add(new.blank, new.label)
-        text, finished = prefixes.texts[old.node], prefixes.finished[old.node]
-        new.added = text.settled + text.ahead
-        if finished.word >= 0:
-            old.bound = old.total + finished.settled + finished.ahead
-        else:
-            hotword = tables.hotwords.in_progress[text.hotword_state]
-            old.bound = old.total + text.settled + hotword + tables.options.word_gain
+                shorter = work.beam[prefixes.nodes[parent].place]
+                new.label = log_add(
+                    new.label, (shorter.blank if shorter.last == old.last else shorter.total) + log_prob
+                )
+        new.added = old.added
+        work.scratch[2 * place], work.scratch[2 * place + 1] = new.blank + new.added, new.label + new.added
+        best = max(best, new.blank + new.added, new.label + new.added)
+    bar = max(best - tables.options.beam_threshold, LEAST)
+    return max(bar, kth_largest(work.scratch, 2 * count, tables.options.beam_size))
 
 
 @inner
 def _extend(
     tables: Tables,
     prefixes: Prefixes,
-    hashed: tuple[Array, Array],
+    hashed: Hashed,
+    work: Workspace,
+    count: int,
     frame: Array,
+    likeliest: int,
     least: float,
-    beam: Array,
     bar: float,
-    found: Array,
-    texts: Array,
-    scratch: Array,
-) -> tuple[float, int]:
-    """Writes into `found` the prefixes one label longer that are not in the beam and score `bar` or more.
+) -> tuple[int, float]:
+    """Finds the prefixes one label longer that are not in the beam and score `bar` or more.
 
-    Returns `bar`, raised where it is known that better ones fill the beam, and the number of candidates.
+    Returns how many they are, and the bar, raised where better ones are known to fill the beam.
     """
-    labels = tables.labels
-    best_score, best_bound, count = -np.inf, -np.inf, np.int64(0)
-    for place in range(beam.size):
-        best_score, best_bound = (
-            max(best_score, beam[place].total + beam[place].added),
-            max(best_bound, beam[place].bound),
-        )
-    likeliest = 1  # goes first, since it raises the bar the most
-    for label in range(2, frame.size):
-        likeliest = label if frame[label] > frame[likeliest] else likeliest
+    labels, trie = tables.labels, tables.trie
+    num_found: Any = np.int64(0)  # not a literal, for which Numba would compile once more
+    best, best_ended = -np.inf, -np.inf
+    for place in range(count):
+        _bound(tables, prefixes, work.beam[place])
+        best = max(best, work.beam[place].total + work.beam[place].added)
+        best_ended = max(best_ended, work.beam[place].ended)
     for turn in range(frame.size):
-        label = likeliest if turn == BLANK else (BLANK if turn == likeliest else turn)
-        log_prob, gain, begins = frame[label], frame[label] + labels.gains[label], labels.begins_word[label]
-        is_hopeless = (best_bound if begins else best_score) + gain < bar
-        if is_hopeless or log_prob < least or not labels.is_searched[label]:
+        label = likeliest if turn == BLANK else (BLANK if turn == likeliest else turn)  # so that the bar rises at once
+        begins, log_prob = labels.begins_word[label], frame[label]
+        gain = log_prob + labels.gains[label]
+        if (best_ended if begins else best) + gain < bar or log_prob < least:
             continue
-        for place in range(beam.size):
-            shorter = beam[place]
-            if (shorter.bound if begins else shorter.total + shorter.added) + gain < bar:
+        for place in range(count):
+            shorter = work.beam[place]
+            if begins:
+                bound = shorter.ended
+            elif shorter.next_characters & labels.first_bits[label]:
+                bound = shorter.total + shorter.added
+            else:
+                bound = shorter.unknown
+            if bound + gain < bar:
                 continue
             repeats = shorter.last == label
             if repeats and label == labels.separator:
+                continue
+            if begins:
+                finish(tables, prefixes, shorter.node)
+            text = (prefixes.finished if begins else prefixes.texts)[shorter.node]
+            total = shorter.blank if repeats else shorter.total
+            word = labels.starts[label] if begins else spell(tables, text.word, label)
+            ahead = 0.0 if begins else trie.look_ahead[word]
+            if total + text.settled + ahead + tables.hotwords.in_progress[text.hotword_state] + gain < bar:
                 continue
             node = find_child(hashed[0], hashed[1], shorter.node, label)
             if node >= 0 and prefixes.nodes[node].place >= 0:
                 continue  # `_stay` has seen to it
             if node >= 0:
-                texts[count] = prefixes.texts[node]
+                work.texts[num_found] = prefixes.texts[node]
             else:
-                if begins:
-                    _finish(tables, prefixes, shorter.node)
-                    texts[count] = prefixes.finished[shorter.node]
-                    shorter.bound = shorter.total + texts[count].settled + texts[count].ahead
-                    if shorter.bound + gain < bar:
-                        continue
-                else:
-                    texts[count] = prefixes.texts[shorter.node]
-                _add_label(tables, texts, count, label)
-            candidate = found[count]
-            candidate.total = (shorter.blank if repeats else shorter.total) + log_prob
-            candidate.score = candidate.total + texts[count].settled + texts[count].ahead
-            if candidate.score < bar:
-                continue
-            candidate.parent, candidate.label, candidate.node = shorter.node, label, node
-            count += 1
-            if count == found.size:
-                count = count // 2
-                bar = _best_first(found, texts, count, scratch)
-    return bar, count
+                work.texts[num_found] = text
+                add_label(tables, work.texts, num_found, label, word)
+            new, text = work.found[num_found], work.texts[num_found]
+            new.parent, new.label, new.node, new.total = shorter.node, label, node, total + log_prob
+            new.score = new.total + text.settled + text.ahead
+            num_found += new.score >= bar
+            if num_found == work.found.size:
+                num_found //= 2
+                bar = _keep_best(work, num_found)
+    return num_found, bar
 
 
 @inner
-def _first_bar(stayed: Array, options: Options, scratch: Array) -> float:
-    """What a score must reach, as far as those that stay can tell."""
-    best = -np.inf
-    for place in range(stayed.size):
-        scratch[2 * place] = stayed[place].blank + stayed[place].added
-        scratch[2 * place + 1] = stayed[place].label + stayed[place].added
-        best = max(best, scratch[2 * place], scratch[2 * place + 1])
-    bar = max(best - options.beam_threshold, LEAST)
-    if 2 * stayed.size > options.beam_size:
-        bar = max(bar, kth_largest(scratch, 2 * stayed.size, options.beam_size))
+def _bound(tables: Tables, prefixes: Prefixes, place: Any) -> None:
+    """What the score of a prefix can be when its last word is ended, and when it goes on as no known word does."""
+    trie, text, finished = tables.trie, prefixes.texts[place.node], prefixes.finished[place.node]
+    score = place.total + text.settled + tables.hotwords.in_progress[text.hotword_state]
+    place.ended = score + tables.options.word_gain
+    if finished.word >= 0:
+        place.ended = place.total + finished.settled + finished.ahead
+    place.unknown = score + trie.look_ahead[trie.look_ahead.size - 1]
+    place.next_characters = trie.next_characters[text.word]
+
+
+@inner
+def _keep_best(work: Workspace, count: int) -> float:
+    """Moves the best `count` of all candidates to the front; the least of their scores."""
+    for place in range(work.found.size):
+        work.scratch[place] = work.found[place].score
+    bar = kth_largest(work.scratch, work.found.size, count)
+    ties = count
+    for place in range(work.found.size):
+        ties -= work.found[place].score > bar
+    left = 0
+    for place in range(work.found.size):
+        is_tie = work.found[place].score == bar
+        if work.found[place].score > bar or (is_tie and ties > 0):
+            ties -= is_tie
+            work.found[left], work.texts[left] = work.found[place], work.texts[place]
+            left += 1
     return bar
-
-
-@inner
-def _least_log_prob(frame: Array, options: Options, scratch: Array) -> float:
-    """What a label must have in this frame to be added to a prefix."""
-    best = -np.inf
-    for symbol in range(frame.size):
-        scratch[symbol] = frame[symbol]
-        best = max(best, scratch[symbol])
-    least = min(options.token_threshold, best)
-    if options.token_beam_size < frame.size:
-        least = max(least, kth_largest(scratch, frame.size, options.token_beam_size))
-    return least
-
-
-@inner
-def _with_slots(prefixes: Prefixes, num_nodes: int, num_slots: int) -> tuple[Array, Array]:
-    """Hash table of the prefixes: (parent << 32) | label, -1 where empty, and node."""
-    keys, nodes = np.full(num_slots, -1, np.int64), np.empty(num_slots, np.int32)
-    for node in range(1, num_nodes):
-        key = (np.int64(prefixes.nodes[node].parent) << 32) | np.int64(prefixes.nodes[node].label)
-        slot = find_slot(keys, key)
-        keys[slot], nodes[slot] = key, node
-    return keys, nodes
 
 
 @inner
 def _select(
     tables: Tables,
     prefixes: Prefixes,
-    hashed: tuple[Array, Array],
-    stayed: Array,
-    found: Array,
-    texts: Array,
+    hashed: Hashed,
+    work: Workspace,
+    count: int,
+    num_found: int,
     bar: float,
     num_nodes: int,
-    beam: Array,
-    scratch: Array,
 ) -> tuple[int, int]:
-    """Fills the beam with the best of those that stayed and those that were found; how many they are, and the nodes."""
-    bar = max(bar, _first_bar(stayed, tables.options, scratch))
+    """Fills the beam with the best of what stayed and of what was found.
+
+    What counts is the score of a prefix and of one way to end: the paths that end in a blank and those that end in the
+    last label are kept or dropped on their own. Returns the number of prefixes in the beam, and of all nodes.
+    """
     best = -np.inf
-    for place in range(found.size):
-        best = max(best, found[place].score)
+    for place in range(num_found):
+        work.scratch[place] = work.found[place].score
+        best = max(best, work.found[place].score)
+    for place in range(count):
+        new = work.stayed[place]
+        work.scratch[num_found + 2 * place] = new.blank + new.added
+        work.scratch[num_found + 2 * place + 1] = new.label + new.added
     bar = max(bar, best - tables.options.beam_threshold)
-    num_scores = 0
-    for place in range(stayed.size):
-        scratch[num_scores] = stayed[place].blank + stayed[place].added
-        scratch[num_scores + 1] = stayed[place].label + stayed[place].added
-        num_scores += 2
-    for place in range(found.size):
-        scratch[num_scores] = found[place].score
-        num_scores += 1
-    if num_scores > beam.size:
-        bar = max(bar, kth_largest(scratch, num_scores, beam.size))
-    count = 0
-    for place in range(stayed.size):
-        kept = stayed[place]
-        if kept.blank + kept.added < bar:
-            kept.blank = ZERO
-        if kept.label + kept.added < bar:
-            kept.label = ZERO
-        is_kept = max(kept.blank, kept.label) > LEAST and count < beam.size
-        prefixes.nodes[kept.node].place = count if is_kept else -1
+    bar = max(bar, kth_largest(work.scratch, num_found + 2 * count, work.beam.size))
+    ties = work.beam.size  # how many of those may stay that are just at the bar
+    for place in range(num_found + 2 * count):
+        ties -= work.scratch[place] > bar
+    num_kept = 0
+    for place in range(count):
+        new = work.stayed[place]
+        score = new.blank + new.added
+        if score < bar or (score == bar and ties <= 0):
+            new.blank = ZERO
+        ties -= score == bar
+        score = new.label + new.added
+        if score < bar or (score == bar and ties <= 0):
+            new.label = ZERO
+        ties -= score == bar
+        is_kept = max(new.blank, new.label) > LEAST
+        prefixes.nodes[new.node].place = num_kept if is_kept else -1
         if is_kept:
-            kept.total = log_add(kept.blank, kept.label)
-            beam[count] = kept
-            count += 1
-    for place in range(found.size):
-        candidate = found[place]
-        if candidate.score < bar or count == beam.size:
+            new.total = log_add(new.blank, new.label)
+            work.beam[num_kept] = new
+            num_kept += 1
+    for place in range(num_found):
+        new = work.found[place]
+        ties -= new.score == bar
+        if new.score < bar or (new.score == bar and ties < 0):
             continue
-        node = candidate.node
+        node = new.node
         if node < 0:
             node, num_nodes = num_nodes, num_nodes + 1
-            slot = find_slot(hashed[0], (np.int64(candidate.parent) << 32) | np.int64(candidate.label))
-            hashed[0][slot], hashed[1][slot] = (np.int64(candidate.parent) << 32) | np.int64(candidate.label), node
-            prefixes.nodes[node].parent, prefixes.nodes[node].label = candidate.parent, candidate.label
-            prefixes.texts[node] = texts[place]
+            prefixes.nodes[node].parent, prefixes.nodes[node].label = new.parent, new.label
+            prefixes.texts[node] = work.texts[place]
             prefixes.finished[node].word = -1
-        prefixes.nodes[node].place = count
-        new = beam[count]
-        new.node, new.last, new.blank = node, candidate.label, ZERO
-        new.label = new.total = candidate.total
-        new.added = candidate.score - candidate.total
-        count += 1
-    return count, num_nodes
+            _hash(prefixes, hashed, node)
+        prefixes.nodes[node].place = num_kept
+        kept = work.beam[num_kept]
+        kept.node, kept.last, kept.added = node, new.label, new.score - new.total
+        kept.blank, kept.label, kept.total = ZERO, new.total, new.total
+        num_kept += 1
+    return num_kept, num_nodes
+
+
+@inner
+def _likeliest_label(frame: Array) -> int:
+    likeliest = 1
+    for label in range(2, frame.size):
+        likeliest = label if frame[label] > frame[likeliest] else likeliest
+    return likeliest
+
+
+@inner
+def _least_log_prob(frame: Array, likeliest: int, options: Options, scratch: Array) -> float:
+    """What a label must have in this frame to be added to a prefix."""
+    least = min(options.token_threshold, max(frame[BLANK], frame[likeliest]))
+    if options.token_beam_size < frame.size:
+        for symbol in range(frame.size):
+            scratch[symbol] = frame[symbol]
+        least = max(least, kth_largest(scratch, frame.size, options.token_beam_size))
+    return least
+
+
+@inner
+def _hash(prefixes: Prefixes, hashed: Hashed, node: int) -> None:
+    key = (np.int64(prefixes.nodes[node].parent) << 32) | np.int64(prefixes.nodes[node].label)
+    slot = find_slot(hashed[0], key)
+    hashed[0][slot], hashed[1][slot] = key, node
+
+
+@inner
+def _hash_all(prefixes: Prefixes, num_nodes: int, num_slots: int) -> Hashed:
+    hashed = np.full(num_slots, -1, np.int64), np.empty(num_slots, np.int32)
+    for node in range(1, num_nodes):
+        _hash(prefixes, hashed, node)
+    return hashed
 
 
 @inner
@@ -409,66 +293,57 @@ def _begin(tables: Tables, prefixes: Prefixes, beam: Array) -> None:
     root, text, first = prefixes.nodes[ROOT], prefixes.texts[ROOT], beam[0]
     root.parent, root.label, root.place = -1, tables.labels.separator, 0
     text.word, text.lm_state, text.hotword_state = ROOT, tables.options.begin_state, 0
-    text.settled = text.ahead = text.lm_score = 0.0
+    text.settled, text.ahead, text.lm_score = 0.0, 0.0, 0.0
     prefixes.finished[ROOT].word = -1
-    first.node, first.last = ROOT, tables.labels.separator
-    first.blank, first.label, first.total, first.added = 0.0, ZERO, 0.0, 0.0
+    first.node, first.last, first.added = ROOT, tables.labels.separator, 0.0
+    first.blank, first.label, first.total = 0.0, ZERO, 0.0
 
 
 @inner
-def _results(tables: Tables, prefixes: Prefixes, beam: Array, num_best: int) -> tuple[Array, Array, Array]:
-    """Ends the texts of the beam, joins those that are the same and ranks them."""
+def _end(tables: Tables, prefixes: Prefixes, beam: Array, ends: Array, measures: Array) -> int:
+    """Ends the texts of the beam and joins those that are the same; where none is whole, unfinished words are cut off.
+
+    Writes the node of each, and its score, acoustic score and language model score; returns how many they are.
+    """
     nodes, finished, options = prefixes.nodes, prefixes.finished, tables.options
-    is_any_whole = False
+    is_any_whole, count = False, 0
     for place in range(beam.size):
         nodes[beam[place].node].place = -1
-        _finish(tables, prefixes, beam[place].node)
+        finish(tables, prefixes, beam[place].node)
         is_any_whole |= finished[beam[place].node].settled > -np.inf
-    ends, totals, scores, count = np.empty(beam.size, np.int32), np.empty(beam.size), np.empty(beam.size), 0
     for place in range(beam.size):
-        end = beam[place].node
-        while finished[end].settled == -np.inf and not is_any_whole:
-            end = nodes[end].parent
-            _finish(tables, prefixes, end)
-        if finished[end].settled == -np.inf:
+        node = beam[place].node
+        while finished[node].settled == -np.inf and not is_any_whole:
+            node = nodes[node].parent
+            finish(tables, prefixes, node)
+        if finished[node].settled == -np.inf:
             continue
-        if end != ROOT and nodes[end].label == tables.labels.separator:
-            end = nodes[end].parent
-            _finish(tables, prefixes, end)
-        if nodes[end].place >= 0:
-            totals[nodes[end].place] = log_add(totals[nodes[end].place], beam[place].total)
-            continue
-        nodes[end].place = count
-        ends[count], totals[count] = end, beam[place].total
-        count += 1
+        if node != ROOT and nodes[node].label == tables.labels.separator:
+            node = nodes[node].parent
+            finish(tables, prefixes, node)
+        if nodes[node].place < 0:
+            nodes[node].place = count
+            ends[count], measures[count, 1] = node, ZERO
+            count += 1
+        measures[nodes[node].place, 1] = log_add(measures[nodes[node].place, 1], beam[place].total)
     for place in range(count):
-        text = finished[ends[place]]
+        text, log_prob = finished[ends[place]], 0.0
         if options.end_id >= 0:
             log_prob, _ = advance(tables.ngram, text.lm_state, np.int32(options.end_id))
-            text.lm_score += log_prob
-            text.settled += options.lm_weight * log_prob
-        scores[place] = totals[place] + text.settled
-    ranked = np.arange(count)
-    num_best = min(num_best, count)
-    stops, measures = np.zeros(num_best, np.int64), np.empty((num_best, 3))
+        measures[place, 0] = measures[place, 1] + text.settled + options.lm_weight * log_prob
+        measures[place, 2] = text.lm_score + log_prob
+    return count
+
+
+@inner
+def _rank(scores: Array, num_best: int) -> Array:
+    """The places of the best scores, best first."""
+    ranked = np.arange(scores.size)
     for rank in range(num_best):
-        for other in range(rank + 1, count):
+        for other in range(rank + 1, scores.size):
             if scores[ranked[other]] > scores[ranked[rank]]:
                 ranked[rank], ranked[other] = ranked[other], ranked[rank]
-        place = ranked[rank]
-        measures[rank, 0], measures[rank, 1] = scores[place], totals[place]
-        measures[rank, 2] = finished[ends[place]].lm_score
-        stops[rank] = stops[rank - 1] if rank else 0
-        node = ends[place]
-        while node != ROOT:
-            node, stops[rank] = nodes[node].parent, stops[rank] + 1
-    labels = np.empty(stops[-1], np.int32)
-    for rank in range(num_best):
-        node, stop = ends[ranked[rank]], stops[rank]
-        while node != ROOT:
-            stop -= 1
-            node, labels[stop] = nodes[node].parent, nodes[node].label
-    return labels, stops, measures
+    return ranked[:num_best]
 
 
 @kernel
@@ -481,26 +356,44 @@ def search(log_probs: Array, tables: Tables, num_best: int) -> tuple[Array, Arra
         num_best: how many hypotheses are wanted.
 
     Returns:
-        The labels of the best hypotheses, one behind the other, best first, int32; where each ends, (N,) int64; and
-        (N, 3) their scores, acoustic scores and language model scores.
+        The labels of the N best hypotheses, best first, one behind the other, int32; one past the last label of each,
+        (N,) int64; and their scores, acoustic scores and language model scores, (N, 3).
     """
-    options, beam_size = tables.options, tables.options.beam_size
-    capacity = log_probs.shape[0] * beam_size + 1
+    options, size = tables.options, tables.options.beam_size
+    capacity = log_probs.shape[0] * size + 1
     prefixes = Prefixes(np.empty(capacity, NODE), np.empty(capacity, TEXT), np.empty(capacity, TEXT))
-    hashed = _with_slots(prefixes, 1, FIRST_SLOTS)
-    beam, stayed = np.empty(beam_size, PLACE), np.empty(beam_size, PLACE)
-    found, texts = np.empty(2 * beam_size, CANDIDATE), np.empty(2 * beam_size, TEXT)
-    scratch = np.empty(max(4 * beam_size, log_probs.shape[1]))
-    _begin(tables, prefixes, beam)
-    count = num_nodes = np.int64(1)  # not a literal, for which Numba compiles once more
+    work = Workspace(
+        np.empty(size, PLACE),
+        np.empty(size, PLACE),
+        np.empty(2 * size, CANDIDATE),
+        np.empty(2 * size, TEXT),
+        np.empty(max(4 * size, log_probs.shape[1])),
+    )
+    hashed = _hash_all(prefixes, 1, FIRST_SLOTS)
+    _begin(tables, prefixes, work.beam)
+    count = num_nodes = np.int64(1)
     for frame in log_probs:
-        least = _least_log_prob(frame, options, scratch)
-        _stay(tables, prefixes, frame, least, beam[:count], stayed)
-        bar = _first_bar(stayed[:count], options, scratch)
-        bar, num_found = _extend(tables, prefixes, hashed, frame, least, beam[:count], bar, found, texts, scratch)
+        likeliest = _likeliest_label(frame)
+        least = _least_log_prob(frame, likeliest, options, work.scratch)
+        bar = _stay(tables, prefixes, work, count, frame, least)
+        num_found, bar = _extend(tables, prefixes, hashed, work, count, frame, likeliest, least, bar)
         while 2 * (num_nodes + num_found) > hashed[0].size:
-            hashed = _with_slots(prefixes, num_nodes, 2 * hashed[0].size)
-        count, num_nodes = _select(
-            tables, prefixes, hashed, stayed[:count], found[:num_found], texts, bar, num_nodes, beam, scratch
-        )
-    return _results(tables, prefixes, beam[:count], num_best)
+            hashed = _hash_all(prefixes, num_nodes, 2 * hashed[0].size)
+        count, num_nodes = _select(tables, prefixes, hashed, work, count, num_found, bar, num_nodes)
+
+    ends, measures = np.empty(size, np.int32), np.empty((size, 3))
+    num_ends = _end(tables, prefixes, work.beam[:count], ends, measures)
+    ranked = _rank(measures[:num_ends, 0], min(num_best, num_ends))
+    stops = np.zeros(ranked.size, np.int64)
+    for rank, place in enumerate(ranked):
+        stops[rank] = stops[rank - 1] if rank else 0
+        node = ends[place]
+        while node != ROOT:
+            node, stops[rank] = prefixes.nodes[node].parent, stops[rank] + 1
+    labels = np.empty(stops[-1], np.int32)
+    for rank, place in enumerate(ranked):
+        node, stop = ends[place], stops[rank]
+        while node != ROOT:
+            stop -= 1
+            node, labels[stop] = prefixes.nodes[node].parent, prefixes.nodes[node].label
+    return labels, stops, measures[ranked]

@@ -11,10 +11,9 @@ from speechkit.decoding.beam_tables import build_tables
 from speechkit.decoding.hotwords import check_hotwords
 from speechkit.decoding.hypothesis import Hypothesis
 from speechkit.decoding.lexicon import Lexicon, find_words
+from speechkit.decoding.log_probs import split_log_probs
 from speechkit.decoding.ngram import NGram
 from speechkit.text import Tokenizer
-
-LEAST_LOG_PROB = -1e4  # of a symbol in a frame: what is impossible stays finite
 
 
 class BeamSearch:
@@ -24,24 +23,26 @@ class BeamSearch:
 
     by prefix beam search (Graves 2012, 7.5.3; Hannun et al. 2014, arXiv 1408.2873): the probability of a text is the
     sum of those of all its alignments. All scores are in nats. A word is scored when it is finished; until then it
-    counts as the likeliest word that begins so, by itself (smearing: Ortmanns et al. 1996), so that the beam does not
-    fill with beginnings of unlikely words. With T frames and K prefixes, memory is at most 110 T K bytes.
+    counts as the likeliest word that begins so, as the first of a sentence (smearing: Ortmanns et al. 1996).
+
+    With T frames and a beam of K, an utterance takes at most 140 T K bytes beside its logits, in practice a fifth.
 
     Args:
         tokenizer: of the model that gives the logits.
-        beam_size: prefixes that are kept from frame to frame, K.
-        beam_threshold: a prefix whose score is so much below the best one's is dropped.
-        token_beam_size: a frame adds only the labels that are among its so many likeliest symbols; none: all.
-        token_threshold: a frame adds only labels of this log-probability or more, and its likeliest; none: all.
+        beam_size: how many beginnings of texts are kept from frame to frame, K. As in flashlight-text and pyctcdecode,
+            the paths to one that end in a blank and those that end in its last label count as two.
+        beam_threshold: what scores so much less than the best is dropped.
+        token_beam_size: only labels among so many likeliest symbols of a frame are added; none: all.
+        token_threshold: only labels of this log-probability or more are added, and the likeliest; none: all.
         language_model: over words. With sub-word pieces too, it is asked word by word.
-        lm_weight: factor of the language model's log-probability.
-        word_bonus: for each word, against the language model's liking for few words.
+        lm_weight: factor of its log-probability.
+        word_bonus: for each word, against a language model's liking for few of them.
         unknown_penalty: for each word that the language model does not know.
         lexicon: no other words are possible.
-        hotwords: words and phrases that are more likely than usual; phrase -> nats for each of its words, which it earns
+        hotwords: words and phrases that are likelier than usual: phrase -> nats for each of its words, which it earns
             letter by letter and loses if it is not completed; or a sequence of phrases.
         hotword_boost: nats for each word, where `hotwords` is a sequence.
-        sentence_end: the end of an utterance is the end of a sentence to the language model.
+        sentence_end: an utterance ends a sentence of the language model.
         num_best: hypotheses for each utterance.
         num_threads: utterances of a batch that are decoded at once.
 
@@ -117,24 +118,14 @@ class BeamSearch:
             For each utterance its best texts, best first: at least one, which may be empty.
 
         Raises:
-            ValueError: a shape that does not fit, NaN or infinity, `num_best` below 1.
+            ValueError: see `split_log_probs`; `num_best` below 1.
         """
         num_best = self.num_best if num_best is None else num_best
         if num_best < 1:
             raise ValueError(f"`num_best` must be at least 1, got {num_best}.")
-        if logits.ndim != 3 or logits.shape[2] != self.tokenizer.vocab_size:
-            raise ValueError(
-                f"`logits` must have the shape (B, T, {self.tokenizer.vocab_size}), got {tuple(logits.shape)}."
-            )
-        sizes = lengths.tolist()
-        if lengths.ndim != 1 or len(sizes) != len(logits) or not all(0 <= size <= logits.shape[1] for size in sizes):
-            raise ValueError(f"`lengths` must be {len(logits)} numbers from 0 to {logits.shape[1]}, got {sizes}.")
+        utterances = split_log_probs(logits, lengths, self.tokenizer.vocab_size)
 
-        def decode_one(place: int) -> list[Hypothesis]:
-            log_probs = logits[place, : sizes[place]].detach().cpu().float().log_softmax(-1)
-            if log_probs.isnan().any():
-                raise ValueError(f"`logits` must be finite (or -inf), got another value in utterance {place}.")
-            log_probs = log_probs.clamp(min=LEAST_LOG_PROB).contiguous()
+        def decode_one(log_probs: Tensor) -> list[Hypothesis]:
             labels, stops, scores = search(log_probs.numpy(), self._tables, num_best)
             starts = [0, *stops[:-1].tolist()]
             return [
@@ -143,6 +134,6 @@ class BeamSearch:
             ]
 
         if self.num_threads == 1:
-            return [decode_one(place) for place in range(len(sizes))]
+            return [decode_one(log_probs) for log_probs in utterances]
         with ThreadPoolExecutor(self.num_threads) as pool:
-            return list(pool.map(decode_one, range(len(sizes))))
+            return list(pool.map(decode_one, utterances))

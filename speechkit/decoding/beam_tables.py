@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from speechkit.decoding.beam_kernels import Labels, Options, Tables
+from speechkit.decoding.beam_arrays import Labels, Options, Tables
 from speechkit.decoding.hotwords import HotwordTables, build_hotword_tables
-from speechkit.decoding.lexicon import WordScore, build_word_trie
-from speechkit.decoding.ngram import NGram, NGramTables, advance
+from speechkit.decoding.lexicon import WordScore, WordTrie, build_word_trie
+from speechkit.decoding.ngram import NGram, NGramTables, advance, find_child
 from speechkit.text import Tokenizer
 
 NO_LANGUAGE_MODEL = NGramTables(
@@ -58,12 +58,13 @@ def build_tables(
     unknown = WordScore(0, -np.inf, -np.inf)
     if not is_closed:
         unknown = score(0 if language_model is None else language_model.unknown_id)
+    trie = build_word_trie({word: score(word_id) for word, word_id in word_ids.items()}, unknown, alphabet)
     hotword_tables = build_hotword_tables(hotwords, alphabet)
     hotword_gain = _largest_gain(hotword_tables)
     word_gain = max(0.0, word_bonus) + hotword_gain
     return Tables(
-        _build_labels(label_texts, alphabet, hotword_gain, word_gain),
-        build_word_trie({word: score(word_id) for word, word_id in word_ids.items()}, unknown, alphabet),
+        _build_labels(label_texts, alphabet, trie, hotword_gain, word_gain),
+        trie,
         NO_LANGUAGE_MODEL if language_model is None else language_model.tables,
         hotword_tables,
         Options(
@@ -77,19 +78,40 @@ def build_tables(
     )
 
 
-def _build_labels(label_texts: list[str], alphabet: Mapping[str, int], hotword_gain: float, word_gain: float) -> Labels:
+def _build_labels(
+    label_texts: list[str], alphabet: Mapping[str, int], trie: WordTrie, hotword_gain: float, word_gain: float
+) -> Labels:
     texts = [text.removeprefix(" ") for text in label_texts]
+    begins_word = [text.startswith(" ") for text in label_texts]
     are_words = all(text.startswith(" ") and text != " " for text in label_texts if text)
-    lengths = np.array([len(text) for text in texts], np.int64)
+    starts = [_find_node(trie, [alphabet[character] for character in text]) for text in texts]
+    gains = []
+    for label, text in enumerate(texts):
+        gain = hotword_gain * len(text)
+        if are_words:  # which end at once
+            gain += word_gain
+        elif begins_word[label]:
+            gain += trie.look_ahead[starts[label]]
+        gains.append(gain if label_texts[label] else -np.inf)
     return Labels(
         characters=np.array([alphabet[character] for character in "".join(texts)], np.int32),
-        stops=np.cumsum(lengths),
-        begins_word=np.array([text.startswith(" ") for text in label_texts]),
-        is_searched=np.array([text != "" for text in label_texts]),
-        gains=hotword_gain * lengths + (word_gain if are_words else 0.0),
+        stops=np.cumsum([len(text) for text in texts], dtype=np.int64),
+        begins_word=np.array(begins_word),
+        gains=np.array(gains),
+        first_bits=np.array([1 << alphabet[text[0]] % 64 if text else 0 for text in texts], np.uint64),
+        starts=np.array(starts, np.int32),
         separator=label_texts.index(" ") if " " in label_texts else -1,
         are_words=are_words,
     )
+
+
+def _find_node(trie: WordTrie, characters: list[int]) -> int:
+    node = 0
+    for character in characters:
+        node = int(find_child(trie.keys, trie.children, node, character))
+        if node < 0:
+            return len(trie.ends) - 1
+    return node
 
 
 def _largest_gain(hotwords: HotwordTables) -> float:

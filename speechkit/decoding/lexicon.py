@@ -72,12 +72,17 @@ def find_words(tokenizer: Tokenizer, language_model: NGram | None, lexicon: Lexi
             )
     if lexicon is None:
         return word_ids
+    check_spelling(lexicon, tokenizer)
+    unknown_id = 0 if language_model is None else language_model.unknown_id
+    return {word: word_ids.get(word, unknown_id) for word in lexicon.words}
+
+
+def check_spelling(lexicon: Lexicon, tokenizer: Tokenizer) -> None:
+    """Raises ValueError naming words of a lexicon that the tokenizer cannot spell."""
     unknown = [word for word in lexicon.words if not _is_spelled(tokenizer, word)]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ValueError(f"`lexicon`: the tokenizer cannot spell {', '.join(map(repr, unknown[:3]))}{more}.")
-    unknown_id = 0 if language_model is None else language_model.unknown_id
-    return {word: word_ids.get(word, unknown_id) for word in lexicon.words}
 
 
 def _is_spelled(tokenizer: Tokenizer, word: str) -> bool:
@@ -103,6 +108,7 @@ class WordTrie(NamedTuple):
     word_ids: NDArray[Any]  # (N,) int32, `WordScore.word_id` of the word that ends here
     ends: NDArray[Any]  # (N,) float64, `WordScore.end` of that word
     look_ahead: NDArray[Any]  # (N,) float64, the greatest of the words that begin so
+    next_characters: NDArray[Any]  # (N,) uint64, bit c % 64 is set if a character c leads on
 
 
 def build_word_trie(words: Mapping[str, WordScore], unknown: WordScore, alphabet: Mapping[str, int]) -> WordTrie:
@@ -125,6 +131,7 @@ def build_word_trie(words: Mapping[str, WordScore], unknown: WordScore, alphabet
         word_ids=np.full(num_nodes, unknown.word_id, np.int32),
         ends=np.full(num_nodes, unknown.end),
         look_ahead=np.full(num_nodes, unknown.look_ahead),
+        next_characters=np.zeros(num_nodes, np.uint64),
     )
     _insert(trie, characters, stops, scores)
     trie.look_ahead[0] = 0.0
@@ -140,8 +147,9 @@ def _insert(trie: WordTrie, characters: NDArray[Any], stops: NDArray[Any], score
             slot = find_slot(trie.keys, (node << 32) | np.int64(character))
             if trie.keys[slot] < 0:
                 trie.keys[slot], trie.children[slot] = (node << 32) | np.int64(character), num_nodes
+                trie.next_characters[node] |= np.uint64(1) << np.uint64(character % 64)
                 num_nodes += 1
-            node = np.int64(trie.children[slot])
+            node = int(trie.children[slot])
             trie.look_ahead[node] = max(trie.look_ahead[node], scores[word, 2])
         trie.word_ids[node], trie.ends[node] = np.int32(scores[word, 0]), scores[word, 1]
         start = stop

@@ -82,11 +82,13 @@ class TextScore:
         return self.lm_weight * log_prob + self.word_bonus - penalty, log_prob, state
 
     def _look_ahead(self, begun: str) -> float:
-        """The best word that begins so, without context; when the word is finished, its own score takes the place."""
+        """The best word that begins so, as if it began a sentence; its own score replaces this when it is finished."""
         if not begun or (self.language_model is None and not self.closed):
             return 0.0
         possible = [word for word in self.word_ids if word.startswith(begun)] + [""] * (not self.closed)
-        return max((self._of_word(word, 0)[0] - self.word_bonus for word in possible), default=IMPOSSIBLE)
+        return max(
+            (self._of_word(word, self._begin_state)[0] - self.word_bonus for word in possible), default=IMPOSSIBLE
+        )
 
     def _of_hotwords(self, words: Sequence[str]) -> float:
         """A phrase counts wherever its words stand in a row, whether or not another has counted them."""
@@ -144,16 +146,15 @@ def prefix_beam_search(
         labels = [label for label, text in enumerate(label_texts) if text and frame[label] >= least]
         beam = _one_frame_further(beam, frame, labels, separator)
         added = {prefix: text_score.of_beginning(text_of(prefix)) for prefix in beam}
-        scores = sorted((way + added[prefix] for prefix, ways in beam.items() for way in ways), reverse=True)
-        least = max(scores[:beam_size][-1], scores[0] - beam_threshold)
-        kept: Beam = {}
-        for prefix, ways in beam.items():
-            blank, label = (
-                way if way + added[prefix] >= least and added[prefix] > IMPOSSIBLE else IMPOSSIBLE for way in ways
-            )
-            if max(blank, label) > IMPOSSIBLE:
-                kept[prefix] = blank, label
-        beam = kept
+        ranked = sorted(
+            ((way + added[prefix], prefix, end) for prefix, ways in beam.items() for end, way in enumerate(ways)),
+            key=lambda entry: -entry[0],
+        )
+        kept: dict[Prefix, list[float]] = {}
+        for score, prefix, end in ranked[:beam_size]:
+            if score > IMPOSSIBLE and score >= ranked[0][0] - beam_threshold:
+                kept.setdefault(prefix, [IMPOSSIBLE, IMPOSSIBLE])[end] = beam[prefix][end]
+        beam = {prefix: (blank, label) for prefix, (blank, label) in kept.items()}
 
     def is_whole(prefix: Prefix) -> bool:
         return text_score.of_whole(text_of(prefix))[0] > IMPOSSIBLE
