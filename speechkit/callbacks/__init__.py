@@ -2,13 +2,17 @@
 
 from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
 from speechkit.callbacks.collapse_guard import CollapseError, CollapseGuard
+from speechkit.callbacks.confidence_penalty import ConfidencePenalty
 from speechkit.callbacks.data_parallel import DataParallel
+from speechkit.callbacks.distillation import Distillation
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.feature_noise import FeatureNoise
 from speechkit.callbacks.filter_augment import FilterAugment
 from speechkit.callbacks.frequency_warp import FrequencyWarp
 from speechkit.callbacks.gradual_unfreezing import GradualUnfreezing
 from speechkit.callbacks.label_smoothing import LabelSmoothing
+from speechkit.callbacks.loss_term import LossTerm
+from speechkit.callbacks.minimum_word_error_rate import MinimumWordErrorRate
 from speechkit.callbacks.representation_probe import RepresentationProbe
 from speechkit.callbacks.spec_augment import SpecAugment
 from speechkit.callbacks.step_seed import StepSeed
@@ -18,13 +22,17 @@ __all__ = [
     "ActivationCheckpointing",
     "CollapseError",
     "CollapseGuard",
+    "ConfidencePenalty",
     "DataParallel",
+    "Distillation",
     "FeatureAugmentation",
     "FeatureNoise",
     "FilterAugment",
     "FrequencyWarp",
     "GradualUnfreezing",
     "LabelSmoothing",
+    "LossTerm",
+    "MinimumWordErrorRate",
     "RepresentationProbe",
     "SpecAugment",
     "StepSeed",

@@ -73,9 +73,9 @@ class SpeechDataModule(lightning.LightningDataModule):
             _as_list(train), _as_list(speakers), _as_list(exclude_speakers)
         )
         if tokenizer is not None:
-            _require_text(self._training_texts(), _as_list(train))
+            _require_text(self.training_texts(), _as_list(train))
         if tokenizer is not None and tokenizer.vocab_size == 1:
-            tokenizer.fit(text or "" for text in self._training_texts())
+            tokenizer.fit(text or "" for text in self.training_texts())
         self._resume: tuple[int, int] = (0, 0)
 
     def _training_cuts(
@@ -103,7 +103,8 @@ class SpeechDataModule(lightning.LightningDataModule):
             raise ValueError(f"`train` must leave at least one utterance, got none of {len(cuts)} in {list(sources)}.")
         return kept
 
-    def _training_texts(self) -> Iterator[str | None]:
+    def training_texts(self) -> Iterator[str | None]:
+        """Texts of the training utterances, as they stand in the manifests."""
         if isinstance(self.train_cuts, ArchivedCuts):
             return self.train_cuts.texts()
         return (cut.supervisions[0].text for cut in self.train_cuts)
