@@ -1,6 +1,7 @@
 """Distillation: a trained recogniser, the teacher, says more of each utterance than its text does."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import lightning
@@ -178,10 +179,10 @@ def _check_teacher(name: str, teacher: Bundle, task: Any, *, same_frames: bool) 
         raise ValueError(f"`teacher` must be the bundle of a recogniser, {name} has no head.")
     own, other = _symbols(task.tokenizer), _symbols(teacher.tokenizer)
     if own != other:
-        different = next(symbol for pair in zip([*own, None], [*other, None]) if pair[0] != pair[1] for symbol in pair)
+        different = next(pair for pair in zip_longest(own, other) if pair[0] != pair[1])
         raise ValueError(
             f"`teacher` must have the task's vocabulary of {len(own)} labels, {name} has {len(other)},"
-            f" and they differ at {different!r}."
+            f" and they differ at {different[0]!r} and {different[1]!r}."
         )
     rate, other_rate = task.front_end.sample_rate_hz, teacher.front_end.sample_rate_hz
     if rate != other_rate:
