@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,14 @@ from speechkit.encoders import ConvGRUEncoder
 from speechkit.features import MFB, FrontEnd
 from speechkit.tasks import ContrastivePretraining
 
-warnings.filterwarnings("ignore", message="The '.*dataloader' does not have many workers")
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        "The '.*dataloader' does not have many workers",
+        "You're resuming from a checkpoint that ended before",  # the sampler resumes, see SpeechDataModule.state_dict
+        "Be aware that when using `ckpt_path`",
+    )
+]
 
 
 class SumOfLogits(LossTerm):
@@ -101,16 +107,16 @@ def test_off_is_the_same_training_bit_for_bit(manifest: str, teacher: str) -> No
 
 
 def test_on_they_survive_a_resume_and_leave_nothing_behind(manifest: str, teacher: str, tmp_path: Path) -> None:
-    keep = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    keep = ModelCheckpoint(dirpath=tmp_path / "kept", filename="{step}", every_n_train_steps=2, save_top_k=-1)
     _, whole = fit(manifest, [*all_terms(teacher), keep])
-    _, resumed = fit(manifest, all_terms(teacher), ckpt_path=str(tmp_path / "step=2.ckpt"))
+    _, resumed = fit(manifest, all_terms(teacher), ckpt_path=str(tmp_path / "kept/step=2.ckpt"))
     assert torch.equal(weights(whole), weights(resumed))
     _, plain = fit(manifest, [])
     assert not torch.allclose(weights(whole), weights(plain))
     assert whole.state_dict().keys() == plain.state_dict().keys()
     assert not whole.loss._forward_hooks
     assert not whole.loss._forward_pre_hooks
-    checkpoint = torch.load(tmp_path / "step=4.ckpt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "kept/step=4.ckpt", weights_only=True)
     assert checkpoint["state_dict"].keys() == plain.state_dict().keys()
     assert list(checkpoint["callbacks"]) == [keep.state_key]
     for task, name in ((whole, "whole"), (plain, "plain")):
@@ -123,7 +129,7 @@ def test_risk_waits_for_its_share_of_the_training(manifest: str, tmp_path: Path)
     for name, callbacks in (("plain", []), ("late", [MinimumWordErrorRate(5.0, start_fraction=0.5)])):
         keep = ModelCheckpoint(dirpath=tmp_path / name, filename="{step}", every_n_train_steps=1, save_top_k=-1)
         trainer, _ = fit(manifest, [*callbacks, keep])
-        paths = [tmp_path / name / f"step={step}.ckpt" for step in (trainer.max_epochs * 3 // 2, trainer.global_step)]
+        paths = [tmp_path / name / f"step={step}.ckpt" for step in (trainer.global_step // 2, trainer.global_step)]
         results.append([torch.load(path, weights_only=True)["state_dict"]["head.projection.weight"] for path in paths])
     assert torch.equal(results[0][0], results[1][0])
     assert not torch.equal(results[0][1], results[1][1])
