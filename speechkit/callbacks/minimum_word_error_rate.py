@@ -5,10 +5,10 @@ from typing import Any
 
 import lightning
 import torch
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from speechkit.callbacks.loss_term import LossTerm
-from speechkit.decoding import count_errors
 from speechkit.losses.ctc.once import with_gradient
 from speechkit.masking import length_mask
 from speechkit.seeding import random_uniform, seeds_for
@@ -46,14 +46,14 @@ def word_error_rates(paths: Tensor, references: Sequence[Sequence[str]], tokeniz
     symbols = paths.transpose(1, 2).cpu()
     kept = symbols != tokenizer.blank_id
     kept[:, :, 1:] &= symbols[:, :, 1:] != symbols[:, :, :-1]
-    labels = iter(symbols[kept].tolist())
-    rates = []
-    for reference, counts in zip(references, kept.sum(dim=2).tolist(), strict=True):
+    labels, counts = symbols[kept].tolist(), kept.sum(dim=2).tolist()
+    rates, stop = [], 0
+    for reference, counts_of_samples in zip(references, counts, strict=True):
         known: dict[tuple[int, ...], float] = {}  # samples are often the same
-        for count in counts:
-            sample = tuple(next(labels) for _ in range(count))
+        for count in counts_of_samples:
+            sample, stop = tuple(labels[stop : stop + count]), stop + count
             if sample not in known:
-                errors = count_errors(reference, tokenizer.decode(sample).split()).errors
+                errors = Levenshtein.distance(reference, tokenizer.decode(sample).split())
                 known[sample] = errors / max(1, len(reference))
             rates.append(known[sample])
     return torch.tensor(rates).view(symbols.shape[:2])

@@ -9,7 +9,14 @@ import lightning
 import torch
 
 from speechkit.bundle import save_bundle
-from speechkit.callbacks import ConfidencePenalty, Distillation, LabelSmoothing, MinimumWordErrorRate, StepSeed
+from speechkit.callbacks import (
+    ConfidencePenalty,
+    DataParallel,
+    Distillation,
+    LabelSmoothing,
+    MinimumWordErrorRate,
+    StepSeed,
+)
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.encoders import SeparableConvEncoder
 from speechkit.features import MFB, FrontEnd, UtteranceCMVN
@@ -60,11 +67,17 @@ class RecordGradients(lightning.Callback):
 
 
 def fit(
-    manifest: str, callbacks: Sequence[lightning.Callback], *, dropout: float = 0.1, ckpt_path: str | None = None
+    manifest: str,
+    callbacks: Sequence[lightning.Callback],
+    *,
+    dropout: float = 0.1,
+    learning_rate: float = 1e-3,
+    ckpt_path: str | None = None,
 ) -> tuple[lightning.Trainer, Recognition]:
     """Two epochs."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     task = recognition(dropout=dropout)
+    task.learning_rate = learning_rate
     data = SpeechDataModule(train=[manifest], tokenizer=task.tokenizer, batch_seconds=4.0, num_buckets=2, num_workers=0)
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -88,6 +101,6 @@ def fit(
 
 if __name__ == "__main__":
     recorder = RecordGradients()
-    trainer, _ = fit(sys.argv[1], [*all_terms(sys.argv[2]), recorder], dropout=0.0)
+    trainer, _ = fit(sys.argv[1], [*all_terms(sys.argv[2]), DataParallel(), recorder], dropout=0.0, learning_rate=0.0)
     if trainer.is_global_zero:
         torch.save(recorder.steps, sys.argv[3])
