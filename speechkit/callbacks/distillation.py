@@ -123,17 +123,14 @@ class Distillation(LossTerm):
         self._parts: list[Any] = []  # front end, encoder, head of the teacher
         self._search: BeamSearch | None = None
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._task is None:
-            return
+    def prepare(self, trainer: lightning.Trainer, task: Any) -> None:
         with torch.random.fork_rng(devices=[]):  # its parts are initialised before they are loaded
             bundle = load_bundle(expand_path(self.teacher), trusted_packages=self.trusted_packages)
-        _check_teacher(self.teacher, bundle, self._task, same_frames=self.level == "frame")
+        _check_teacher(self.teacher, bundle, task, same_frames=self.level == "frame")
         parts: list[Any] = [bundle.front_end, bundle.encoder, bundle.head]
         self._parts = [part.requires_grad_(False).to(trainer.strategy.root_device) for part in parts]
         if self.level == "sequence" and self.num_best > 1:
-            self._search = BeamSearch(tokenizer=self._task.tokenizer, beam_size=self.beam_size, num_best=self.num_best)
+            self._search = BeamSearch(tokenizer=task.tokenizer, beam_size=self.beam_size, num_best=self.num_best)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)

@@ -54,7 +54,7 @@ class LabelSmoothing(LossTerm):
 
     - "uniform": to all symbols alike, the blank among them, in every frame (Kim et al. 2018, arXiv 1711.10212);
     - "unigram": to the labels by their frequency in the training texts, so that rare ones are not pushed up (unigram
-      smoothing, Pereyra et al. 2017, arXiv 1701.06548, section 3.2); the blank gets 1 / V as above;
+      smoothing, as in Pereyra et al. 2017, arXiv 1701.06548); the blank gets 1 / V as above;
     - "alignment": to all labels alike, but only of the occupancy of labels: what CTC asks of the blank stays.
 
     Most frames are blanks, and there the first two ask for labels where none is spoken: the more frames a label has,
@@ -73,8 +73,8 @@ class LabelSmoothing(LossTerm):
         kind: "uniform", "unigram" or "alignment".
 
     Raises:
-        ValueError: a share or a kind outside its range; when a training starts, "unigram" without the texts of a
-            `SpeechDataModule`.
+        ValueError: a share or a kind outside its range; when a training starts, two of the kinds "uniform" and
+            "unigram", or "unigram" without the texts of a `SpeechDataModule`; see also `LossTerm`.
     """
 
     def __init__(self, smoothing: float = 0.01, *, kind: str = "uniform") -> None:
@@ -86,21 +86,27 @@ class LabelSmoothing(LossTerm):
         self.smoothing, self.kind = smoothing, kind
         self._from_uniform = torch.zeros(0)
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._task is None or self.kind != "unigram":
+    def prepare(self, trainer: lightning.Trainer, task: Any) -> None:
+        others = [other for other in trainer.callbacks if other is not self]  # type: ignore[attr-defined]
+        if self._sets_option() and any(isinstance(other, LabelSmoothing) and other._sets_option() for other in others):
+            raise ValueError('`callbacks` must hold one LabelSmoothing of kind "uniform" or "unigram", got more.')
+        if self.kind != "unigram":
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SpeechDataModule):
             raise ValueError(f'`kind` "unigram" needs the texts of a SpeechDataModule, got {type(data).__name__}.')
-        prior = unigram_distribution((text or "" for text in data.training_texts()), self._task.tokenizer)
+        prior = unigram_distribution((text or "" for text in data.training_texts()), task.tokenizer)
         self._from_uniform = 1.0 / len(prior) - prior
 
     def attach(self, loss: Any) -> list[RemovableHandle]:
         handles = [] if self.kind == "uniform" else super().attach(loss)
-        if self.kind != "alignment":
+        if self._sets_option():
             handles.append(loss.register_forward_pre_hook(self._with_uniform, with_kwargs=True))
         return handles
+
+    def _sets_option(self) -> bool:
+        """Whether the loss's own `label_smoothing` is set: there is one for all plug-ins."""
+        return self.kind != "alignment" and self.weight > 0.0
 
     def term(self, logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
         """(B,) what smoothing costs per label; of "unigram", that beyond the cost of "uniform"."""

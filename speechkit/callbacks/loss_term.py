@@ -47,6 +47,7 @@ class LossTerm(lightning.Callback):
             if getattr(pl_module, name, None) is None:
                 needed = f"{type(self).__name__} needs a task with a `{name}`"
                 raise ValueError(f"{needed}, {type(pl_module).__name__} has none.")
+        self.prepare(trainer, pl_module)
         self._task = pl_module
         self._handles = self.attach(pl_module.loss)
 
@@ -59,6 +60,9 @@ class LossTerm(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._batch = batch
+
+    def prepare(self, trainer: lightning.Trainer, task: Any) -> None:
+        """What a plug-in needs when a training starts. Raises ValueError where it cannot work."""
 
     def is_active(self) -> bool:
         """Whether the losses of this step get the term."""

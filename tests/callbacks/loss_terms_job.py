@@ -46,7 +46,6 @@ def write_teacher(folder: Path, **options) -> str:
 def all_terms(teacher: str, strength: float = 1.0) -> list[lightning.Callback]:
     """Each plug-in on the loss, both levels of distillation among them."""
     return [
-        LabelSmoothing(0.02 * strength),
         LabelSmoothing(0.02 * strength, kind="unigram"),
         LabelSmoothing(0.1 * strength, kind="alignment"),
         ConfidencePenalty(0.1 * strength),

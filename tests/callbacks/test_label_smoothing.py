@@ -88,3 +88,12 @@ def test_wrong_kinds_and_missing_texts_are_named(trainer: lightning.Trainer) -> 
     trainer.datamodule = SimpleNamespace()
     with pytest.raises(ValueError, match="needs the texts of a SpeechDataModule, got SimpleNamespace"):
         LabelSmoothing(kind="unigram").setup(trainer, recognition(), "fit")
+
+
+def test_two_that_set_one_option_are_refused(trainer: lightning.Trainer) -> None:
+    first, second, off = LabelSmoothing(), LabelSmoothing(0.1, kind="unigram"), LabelSmoothing(0.0)
+    trainer.callbacks = [first, off, LabelSmoothing(kind="alignment")]
+    first.setup(trainer, recognition(), "fit")
+    trainer.callbacks = [first, second]
+    with pytest.raises(ValueError, match="must hold one LabelSmoothing"):
+        first.setup(trainer, recognition(), "fit")
