@@ -9,6 +9,7 @@ from loss_terms_job import recognition
 
 from speechkit.callbacks import LabelSmoothing
 from speechkit.callbacks.label_smoothing import unigram_distribution
+from speechkit.data.datamodule import SpeechDataModule
 from speechkit.losses import ctc_loss, ctc_occupancies
 from speechkit.text import CharTokenizer
 
@@ -46,8 +47,6 @@ def occupancies() -> torch.Tensor:
 
 
 def test_unigram_takes_the_place_of_uniform(trainer: lightning.Trainer, tmp_path, make_tone) -> None:
-    from speechkit.data.datamodule import SpeechDataModule
-
     audio = make_tone("a.wav")
     (tmp_path / "train.jsonl").write_text(f'{{"audio_filepath": "{audio}", "duration": 1.0, "text": "aab c"}}\n')
     trainer.datamodule = SpeechDataModule(train=[str(tmp_path / "train.jsonl")], tokenizer=CharTokenizer("abc "))
