@@ -6,6 +6,8 @@ import lightning
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from speechkit.callbacks.composition import Order
+
 
 class LabelSmoothing(lightning.Callback):
     """Passes `label_smoothing` to the seam `loss` while training (Kim et al. 2018, arXiv 1711.10212).
@@ -19,6 +21,8 @@ class LabelSmoothing(lightning.Callback):
     Raises:
         ValueError: a weight outside its range.
     """
+
+    order = Order.LOSS
 
     def __init__(self, smoothing: float = 0.01) -> None:
         if not 0.0 <= smoothing < 1.0:
