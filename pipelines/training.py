@@ -141,7 +141,7 @@ def train(
     is_sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     if checkpoint is not None:
         _check_checkpoint(checkpoint, task, is_sharded=is_sharded)
-    _fit_global_cmvn(task, data)
+    fit_global_cmvn(task, data)
     whole_task = copy.deepcopy(task) if is_sharded else task
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -250,7 +250,7 @@ def _check_checkpoint(checkpoint: Path, task: lightning.LightningModule, *, is_s
         raise ValueError(f"--ckpt {checkpoint}: made without sharding, and must be gone on with in the same way")
 
 
-def _fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> None:
+def fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> None:
     """Takes the statistics of a `GlobalCMVN` from an hour of training audio, the same on every rank."""
     front_end: Any = task.front_end
     cmvn = getattr(front_end, "cmvn", None)

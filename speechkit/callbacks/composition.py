@@ -45,11 +45,11 @@ def compose(callbacks: Sequence[lightning.Callback]) -> list[lightning.Callback]
         ValueError: two with the same `exclusive`.
     """
     _refuse_rivals(callbacks)
-    ordered = [callback for callback in callbacks if hasattr(callback, "order")]
-    ordered.sort(key=lambda callback: (callback.order, type(callback).__qualname__))
-    following = iter(ordered)
-    placed = [next(following) if hasattr(callback, "order") else callback for callback in callbacks]
-    return sorted(placed, key=lambda callback: getattr(callback, "order", None) is not Order.SEED)
+    seeds = [callback for callback in callbacks if getattr(callback, "order", None) is Order.SEED]
+    others = [callback for callback in callbacks if callback not in seeds]
+    ordered = [callback for callback in others if hasattr(callback, "order")]
+    following = iter(sorted(ordered, key=lambda callback: (callback.order, type(callback).__qualname__)))
+    return [*seeds, *(next(following) if hasattr(callback, "order") else callback for callback in others)]
 
 
 def _refuse_rivals(callbacks: Sequence[lightning.Callback]) -> None:

@@ -12,8 +12,8 @@ from speechkit.callbacks.composition import Order
 
 
 class EMA(WeightAveraging):
-    """average <- d average + (1 - d) weights after each optimizer step (Polyak and Juditsky 1992; Tarvainen and Valpola
-    2017, arXiv 1703.01780).
+    """Averages the weights: after each optimizer step, average <- d average + (1 - d) weights (Polyak and Juditsky
+    1992, SIAM J. Control Optim. 30, 838-855; Tarvainen and Valpola 2017, arXiv 1703.01780).
 
     Lightning's `WeightAveraging` does the work: the copy, the swap around validation, the checkpoint. Its
     `EMAWeightAveraging` has the same average with a fixed decay; this one adds
