@@ -181,10 +181,10 @@ def _draw(steps: Sequence[Step], path: Path, sample_rate_hz: int, *, title: str)
             shared = min(len(step.features), len(before.features))  # what mixes utterances may lengthen one
             change = (step.features[:shared] - before.features[:shared]).T
             bound = float(change.abs().max()) or 1.0
-            image = left.imshow(change, origin="lower", aspect="auto", cmap="coolwarm", vmin=-bound, vmax=bound)
+            image = left.imshow(change.numpy(), origin="lower", aspect="auto", cmap="coolwarm", vmin=-bound, vmax=bound)
             figure.colorbar(image, ax=left)
             left.set(title=f"what {step.name} has changed", ylabel="feature")
-        image = right.imshow(step.features.T, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high)
+        image = right.imshow(step.features.T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high)
         figure.colorbar(image, ax=right)
         right.set(title=f"features behind {step.name}", xlabel="frame", ylabel="feature")
         before = step

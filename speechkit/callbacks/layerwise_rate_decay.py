@@ -47,7 +47,7 @@ class LayerwiseRateDecay(lightning.Callback):
             groups: list[dict[str, Any]] = []
             lambdas = []
             for group, factor_of_step in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
-                for factor in sorted({factors[id(parameter)] for parameter in group["params"]}):
+                for factor in sorted({factors[id(parameter)] for parameter in group["params"]}, reverse=True):
                     chosen = [parameter for parameter in group["params"] if factors[id(parameter)] == factor]
                     rates = {name: factor * group[name] for name in ("lr", "initial_lr")}
                     groups.append({**group, "params": chosen, **rates})
