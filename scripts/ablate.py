@@ -128,13 +128,21 @@ def bootstrap_rates(errors: np.ndarray, lengths: np.ndarray, *, num_samples: int
 
 
 def summarise(runs: dict[str, list[dict[str, Any]]], set_name: str) -> dict[str, dict[str, Any]]:
-    """For each variant its mean rates on a set, and its changes against the first variant, each with an interval."""
+    """For each variant its mean rates on a set, and its changes against the first variant, each with an interval.
+
+    Raises:
+        ValueError: the first variant makes no errors.
+    """
     rows: dict[str, dict[str, Any]] = {name: {} for name in runs}
     for rate, (errors_key, lengths_key) in COUNTS.items():
         errors = np.array([[run["sets"][set_name][errors_key] for run in of_seeds] for of_seeds in runs.values()])
         lengths = np.array(next(iter(runs.values()))[0]["sets"][set_name][lengths_key])
-        samples = bootstrap_rates(errors, lengths, num_samples=NUM_SAMPLES)
-        means, changes = errors.sum(axis=2).mean(axis=1) / lengths.sum(), samples / samples[:, :1] - 1.0
+        if not errors[0].any():
+            raise ValueError(f"the first variant makes no errors on {set_name}, so there is nothing to compare with.")
+        samples, means = bootstrap_rates(errors, lengths, num_samples=NUM_SAMPLES), errors.mean(axis=1).sum(axis=1)
+        means = means / lengths.sum()
+        with_errors = samples[samples[:, 0] > 0]  # of few utterances some draws have none
+        changes = with_errors / with_errors[:, :1] - 1.0
         for place, row in enumerate(rows.values()):
             row[rate] = float(means[place])
             row[f"{rate}_interval"] = np.quantile(samples[:, place], [0.025, 0.975]).tolist()
