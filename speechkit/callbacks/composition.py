@@ -15,20 +15,20 @@ import lightning
 
 
 class Order(IntEnum):
-    """Kinds of callbacks, by when they act in a training step: what is made of the batch, then of the features, ..."""
+    """Kinds of callbacks, in the order in which they act in a training step; numbers leave room between them."""
 
-    SEED = 0  # seeds the step, before anything draws
-    AVERAGE = 10  # averages the weights: copies the task before others attach anything to it
-    BATCH = 20  # chooses what is in a batch, or adds to it
-    MIX = 30  # mixes utterances with each other
-    WARP = 40  # moves what is there along time or frequency
-    FILTER = 50  # passes it through another channel
-    NOISE = 55  # adds to it
-    MASK = 60  # takes away from it
+    SEED = 0  # seeds the generators, before anything draws
+    AVERAGE = 10  # averages the weights; copies the task before others attach anything to it
+    BATCH = 20  # chooses the utterances and texts of a batch, or adds to them
+    MIX = 30  # mixes the features and texts of several utterances
+    WARP = 40  # moves features along time or frequency
+    FILTER = 50  # filters features, as another channel does
+    NOISE = 55  # adds noise to features
+    MASK = 60  # removes spans of features
     HIDDEN = 70  # acts inside the encoder
     LOSS = 80  # changes the loss or adds terms to it
-    GRADIENT = 90  # changes gradients, rates, and how they are computed
-    WATCH = 100  # measures
+    GRADIENT = 90  # changes gradients and learning rates, and how gradients are computed
+    WATCH = 100  # measures, and changes nothing
 
 
 def compose(callbacks: Sequence[lightning.Callback]) -> list[lightning.Callback]:
