@@ -2,8 +2,9 @@
 
 `python scripts/benchmark_callbacks.py` trains the recipe `digits` for some steps without callbacks and with each one in
 turn, several rounds in one process and on one thread, and writes benchmarks/results/callbacks.{json,md}. A step is
-timed from before its callbacks begin until they have ended; the ratio is the median over the steps of all rounds of the
-time with the callback over that of the same step, with the same batch, in the run without that came just before it.
+timed from before its callbacks begin until they have ended, in CPU time of the process, which other work on the machine
+disturbs least; the ratio is the median over the steps of all rounds of the time with the callback over that of the same
+step, with the same batch, in the run without that came just before it.
 Waveform perturbations are not in it: they run in the data workers.
 """
 
@@ -40,7 +41,7 @@ class StepStart(lightning.Callback):
         self.times: list[float] = []
 
     def on_train_batch_start(self, *args: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(time.process_time())
 
 
 class StepEnd(lightning.Callback):
@@ -50,7 +51,7 @@ class StepEnd(lightning.Callback):
         self.times: list[float] = []
 
     def on_train_batch_end(self, *args: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(time.process_time())
 
 
 def step_seconds(recipe: str, steps: int, callback: dict[str, Any] | None) -> list[float]:
