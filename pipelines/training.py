@@ -30,7 +30,7 @@ from torch import Tensor
 
 import speechkit
 from speechkit.bundle import save_bundle
-from speechkit.callbacks import StepSeed, Throughput
+from speechkit.callbacks import StepSeed, Throughput, compose
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.features import GlobalCMVN
 from speechkit.pipelines.recipes import find_recipe, read_recipe
@@ -61,7 +61,8 @@ def parse(
     """Builds trainer, task and data from YAML files and `key=value` overrides, later ones winning.
 
     Raises:
-        ValueError: a key, type or value that the signatures refuse; one line that names it.
+        ValueError: a key, type or value that the signatures refuse, or callbacks that exclude each other; one line that
+            names it.
     """
     _quieten()
     for recipe in recipes:
@@ -69,7 +70,7 @@ def parse(
     args = [f"--config={path}" for path in recipes]
     args += [item if item.startswith("--") else f"--{item}" for item in overrides]
     try:
-        return TrainingCLI(
+        cli = TrainingCLI(
             task_class,
             SpeechDataModule,
             run=False,
@@ -81,6 +82,9 @@ def parse(
         )
     except (ArgumentError, MisconfigurationException, RuntimeError) as error:  # torch's parts raise RuntimeError
         raise ValueError(_one_line(error)) from None
+    trainer: Any = cli.trainer
+    trainer.callbacks = compose(trainer.callbacks)
+    return cli
 
 
 def train(
@@ -137,7 +141,7 @@ def train(
     is_sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     if checkpoint is not None:
         _check_checkpoint(checkpoint, task, is_sharded=is_sharded)
-    _fit_global_cmvn(task, data)
+    fit_global_cmvn(task, data)
     whole_task = copy.deepcopy(task) if is_sharded else task
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -246,7 +250,7 @@ def _check_checkpoint(checkpoint: Path, task: lightning.LightningModule, *, is_s
         raise ValueError(f"--ckpt {checkpoint}: made without sharding, and must be gone on with in the same way")
 
 
-def _fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> None:
+def fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> None:
     """Takes the statistics of a `GlobalCMVN` from an hour of training audio, the same on every rank."""
     front_end: Any = task.front_end
     cmvn = getattr(front_end, "cmvn", None)

@@ -2,27 +2,35 @@
 
 from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
 from speechkit.callbacks.collapse_guard import CollapseError, CollapseGuard
+from speechkit.callbacks.composition import Order, compose
 from speechkit.callbacks.confidence_penalty import ConfidencePenalty
+from speechkit.callbacks.curriculum import Curriculum
 from speechkit.callbacks.data_parallel import DataParallel
 from speechkit.callbacks.distillation import Distillation
+from speechkit.callbacks.ema import EMA
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.feature_noise import FeatureNoise
 from speechkit.callbacks.filter_augment import FilterAugment
 from speechkit.callbacks.frequency_warp import FrequencyWarp
 from speechkit.callbacks.gradual_unfreezing import GradualUnfreezing
 from speechkit.callbacks.label_smoothing import LabelSmoothing
+from speechkit.callbacks.layerwise_rate_decay import LayerwiseRateDecay
 from speechkit.callbacks.loss_term import LossTerm
 from speechkit.callbacks.minimum_word_error_rate import MinimumWordErrorRate
 from speechkit.callbacks.representation_probe import RepresentationProbe
 from speechkit.callbacks.spec_augment import SpecAugment
 from speechkit.callbacks.step_seed import StepSeed
+from speechkit.callbacks.swa import SWA
 from speechkit.callbacks.throughput import Throughput
 
 __all__ = [
+    "EMA",
+    "SWA",
     "ActivationCheckpointing",
     "CollapseError",
     "CollapseGuard",
     "ConfidencePenalty",
+    "Curriculum",
     "DataParallel",
     "Distillation",
     "FeatureAugmentation",
@@ -31,10 +39,13 @@ __all__ = [
     "FrequencyWarp",
     "GradualUnfreezing",
     "LabelSmoothing",
+    "LayerwiseRateDecay",
     "LossTerm",
     "MinimumWordErrorRate",
+    "Order",
     "RepresentationProbe",
     "SpecAugment",
     "StepSeed",
     "Throughput",
+    "compose",
 ]

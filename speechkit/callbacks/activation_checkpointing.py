@@ -8,6 +8,7 @@ import lightning
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from speechkit.callbacks.composition import Order
 from speechkit.encoders.normalization import MaskedBatchNorm1d
 
 
@@ -20,6 +21,8 @@ class ActivationCheckpointing(lightning.Callback):
     Raises:
         ValueError: a name that the task lacks.
     """
+
+    order = Order.GRADIENT
 
     def __init__(self, modules: Sequence[str] = ("encoder",)) -> None:
         self.modules = tuple(modules)

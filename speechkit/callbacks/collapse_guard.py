@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechkit.callbacks.composition import Order
 from speechkit.masking import length_mask
 
 ACTIONS = ("stop", "lower_rate")
@@ -107,6 +108,8 @@ class CollapseGuard(lightning.Callback):
         ValueError: an argument out of its range.
         CollapseError: while training.
     """
+
+    order = Order.WATCH
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ import torch.distributed
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from speechkit.callbacks.composition import Order
 from speechkit.encoders.normalization import MaskedBatchNorm1d
 
 COMPRESSIONS = ("none", "bf16", "fp16", "powersgd")
@@ -32,6 +33,8 @@ class DataParallel(lightning.Callback):
         ValueError: an unknown compression, a rank below 1, PowerSGD from the start, or compression without DDP.
         RuntimeError: while training, ranks with other weights or another number of steps.
     """
+
+    order = Order.GRADIENT
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from speechkit.masking import zero_padding
 
 
 class FeatureAugmentation(lightning.Callback):
-    """Changes the output of `front_end` while the task trains; of several, the first in the list acts first."""
+    """Changes the output of `front_end` while the task trains; several act in the order of `compose`."""
 
     _handle: RemovableHandle | None = None
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from speechkit.callbacks.composition import Order
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 
 
@@ -15,6 +16,8 @@ class FeatureNoise(FeatureAugmentation):
     Raises:
         ValueError: a negative deviation.
     """
+
+    order = Order.NOISE
 
     def __init__(self, max_std: float = 0.3) -> None:
         if max_std < 0:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from speechkit.callbacks.composition import Order
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 
 
@@ -21,6 +22,8 @@ class FilterAugment(FeatureAugmentation):
     Raises:
         ValueError: fewer than one cosine, or a negative deviation.
     """
+
+    order = Order.FILTER
 
     def __init__(self, num_cosines: int = 4, std: float = 0.3) -> None:
         if num_cosines < 1:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from speechkit.callbacks.composition import Order
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 
 
@@ -41,6 +42,8 @@ class FrequencyWarp(FeatureAugmentation):
     Raises:
         ValueError: an amount outside [0, 0.5].
     """
+
+    order = Order.WARP
 
     def __init__(self, max_stretch: float = 0.1, max_shift: float = 0.05) -> None:
         for name, value in (("max_stretch", max_stretch), ("max_shift", max_shift)):

@@ -6,6 +6,8 @@ import lightning
 import torch
 from torch import nn
 
+from speechkit.callbacks.composition import Order
+
 
 class GradualUnfreezing(lightning.Callback):
     """Layers begin to learn one after another, the last first (Howard and Ruder 2018, arXiv 1801.06146).
@@ -23,6 +25,8 @@ class GradualUnfreezing(lightning.Callback):
     Raises:
         ValueError: a fraction outside (0, 1], or a name that the task lacks.
     """
+
+    order = Order.GRADIENT
 
     def __init__(self, modules: Sequence[str] = ("encoder",), fraction: float = 0.3) -> None:
         if not 0.0 < fraction <= 1.0:

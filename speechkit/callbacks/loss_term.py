@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from speechkit.callbacks.composition import Order
 from speechkit.losses import ctc_feasible
 
 
@@ -27,6 +28,8 @@ class LossTerm(lightning.Callback):
         ValueError: a weight that is negative or not finite; when a training starts, a task that has no `loss` or no
             `tokenizer`.
     """
+
+    order = Order.LOSS
 
     def __init__(self, weight: float) -> None:
         if not 0.0 <= weight < math.inf:

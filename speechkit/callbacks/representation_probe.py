@@ -5,6 +5,7 @@ from typing import Any
 import lightning
 import torch
 
+from speechkit.callbacks.composition import Order
 from speechkit.data.manifest import expand_path
 from speechkit.probing import probe
 
@@ -22,6 +23,8 @@ class RepresentationProbe(lightning.Callback):
         minutes: of audio, the same each time.
         num_triples: of each ABX score.
     """
+
+    order = Order.WATCH
 
     def __init__(
         self,

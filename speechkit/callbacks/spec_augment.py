@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechkit.callbacks.composition import Order
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 
 
@@ -44,6 +45,8 @@ class SpecAugment(FeatureAugmentation):
     Raises:
         ValueError: a negative count or width, or a share outside [0, 1].
     """
+
+    order = Order.MASK
 
     def __init__(
         self,

@@ -6,6 +6,8 @@ import lightning
 import numpy as np
 import torch
 
+from speechkit.callbacks.composition import Order
+
 
 class StepSeed(lightning.Callback):
     """Seeds torch's generators before each training batch. No generator state needs to be in a checkpoint.
@@ -13,6 +15,8 @@ class StepSeed(lightning.Callback):
     Args:
         seed: of the run.
     """
+
+    order = Order.SEED
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -5,9 +5,13 @@ from typing import Any
 
 import lightning
 
+from speechkit.callbacks.composition import Order
+
 
 class Throughput(lightning.Callback):
     """Logs `audio_s_per_s`, smoothed, over all devices."""
+
+    order = Order.WATCH
 
     def __init__(self) -> None:
         self._previous = 0.0

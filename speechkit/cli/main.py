@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import speechkit
 from speechkit.cli import (
+    augment,
     calibrate,
+    callbacks,
     configs,
     data,
     embed,
@@ -28,6 +30,8 @@ _COMMANDS = {
     "import-hf": import_model,
     "import-torchaudio": import_model,
     "configs": configs,
+    "callbacks": callbacks,
+    "augment": augment,
     "pretrain": train,
     "finetune": train,
     "plot-run": plot_run,

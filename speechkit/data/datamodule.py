@@ -76,6 +76,7 @@ class SpeechDataModule(lightning.LightningDataModule):
             _require_text(self.training_texts(), _as_list(train))
         if tokenizer is not None and tokenizer.vocab_size == 1:
             tokenizer.fit(text or "" for text in self.training_texts())
+        self.sorted_epochs = 0  # set by the Curriculum callback: epochs at first that go from short to long
         self._resume: tuple[int, int] = (0, 0)
 
     def _training_cuts(
@@ -108,6 +109,11 @@ class SpeechDataModule(lightning.LightningDataModule):
         if isinstance(self.train_cuts, ArchivedCuts):
             return self.train_cuts.texts()
         return (cut.supervisions[0].text for cut in self.train_cuts)
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether the training set is read from archives."""
+        return isinstance(self.train_cuts, ArchivedCuts)
 
     @property
     def fitted_tokenizer(self) -> Tokenizer | None:
@@ -154,7 +160,7 @@ class SpeechDataModule(lightning.LightningDataModule):
             perturbations=self.perturbations,
             crop_seconds=self.crop_seconds,
             joining=self.joining,
-            cache_bytes=0.0 if isinstance(self.train_cuts, ArchivedCuts) else self.cache_gigabytes * 1e9,
+            cache_bytes=0.0 if self.is_archived else self.cache_gigabytes * 1e9,
             seed=self.seed,
         )
         dev_cuts = _read_all(self.dev)
@@ -182,6 +188,7 @@ class SpeechDataModule(lightning.LightningDataModule):
                 batch_seconds=self.batch_seconds,
                 num_buckets=self.num_buckets,
                 shuffle=shuffle,
+                sorted_epochs=self.sorted_epochs if shuffle else 0,
                 seed=self.seed,
                 **share,
             )

@@ -150,15 +150,18 @@ class SpeechDataset(Dataset[SpeechBatch]):
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
     def _waveform(self, index: int, cut: "MonoCut", generator: np.random.Generator) -> np.ndarray:
-        samples = self._cache.get(index)
-        if samples is None:
-            samples = self._load(index, cut)
+        samples = self.original(index, cut)
         if self.crop_seconds is not None and len(samples) > (wanted := round(self.crop_seconds * self.sample_rate_hz)):
             start = int(generator.integers(len(samples) - wanted + 1))
             samples = samples[start : start + wanted]
         for perturb in self.perturbations:
             samples = perturb(samples, generator)
         return np.ascontiguousarray(samples, dtype=np.float32)
+
+    def original(self, index: int, cut: "MonoCut") -> np.ndarray:
+        """The samples (N,) of an utterance before anything is changed; `cut` is the utterance of that index."""
+        samples = self._cache.get(index)
+        return self._load(index, cut) if samples is None else samples
 
     def _load(self, index: int, cut: "MonoCut") -> np.ndarray:
         source = cut.recording.sources[0]

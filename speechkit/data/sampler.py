@@ -82,6 +82,7 @@ class BucketBatchSampler(JoinedBatchSampler):
         batch_seconds: audio in a joined batch, padding included; a single longer utterance is a batch of its own.
         num_buckets: how many classes of duration.
         shuffle: new batches and a new order each epoch; otherwise by duration.
+        sorted_epochs: how many epochs at first have their batches in the order of the longest utterance.
         seed: of the shuffling.
         rank: of this process.
         world_size: number of processes.
@@ -94,6 +95,7 @@ class BucketBatchSampler(JoinedBatchSampler):
         batch_seconds: float,
         num_buckets: int = 8,
         shuffle: bool = True,
+        sorted_epochs: int = 0,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -102,7 +104,7 @@ class BucketBatchSampler(JoinedBatchSampler):
         if len(durations_seconds) == 0:
             raise ValueError("`durations_seconds` must hold at least one utterance, got none.")
         _check_sizes(batch_seconds, num_buckets)
-        self.seed = seed
+        self.seed, self.sorted_epochs = seed, sorted_epochs
         self._durations = np.asarray(durations_seconds, dtype=np.float64)
         order = np.argsort(self._durations, kind="stable")
         self._buckets = list(np.array_split(order, min(num_buckets, len(order))))
@@ -121,6 +123,8 @@ class BucketBatchSampler(JoinedBatchSampler):
         batches = [batch[np.argsort(-self._durations[batch], kind="stable")] for batch in batches]
         if self.shuffle:
             batches = [batches[place] for place in generator.permutation(len(batches))]
+        if epoch < self.sorted_epochs:
+            batches.sort(key=lambda batch: self._durations[batch[0]])
         return batches
 
 

@@ -1,0 +1,143 @@
+"""What each callback costs in a training step.
+
+`python scripts/benchmark_callbacks.py` trains the recipe `digits` for some steps without callbacks and with each one in
+turn, several rounds in one process and on one thread, and writes benchmarks/results/callbacks.{json,md}. A step is
+timed from before its callbacks begin until they have ended, in CPU time of the process, which other work on the machine
+disturbs least; the ratio is the median over the steps of all rounds of the time with the callback over that of the same
+step, with the same batch, in the run without that came just before it.
+Waveform perturbations are not in it: they run in the data workers.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from speechkit.pipelines.plug_ins import find_plug_in, list_plug_ins
+from speechkit.pipelines.recipes import find_recipe
+from speechkit.pipelines.training import fit_global_cmvn, parse
+from speechkit.tasks import Recognition
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+os.environ.setdefault("SPEECHKIT_DATA", str(Path(__file__).resolve().parents[2] / "shared" / "data"))
+ALWAYS_ON = ("StepSeed", "Throughput")
+WARMUP_STEPS = 3
+
+
+class StepStart(lightning.Callback):
+    """Stands first: when each step began."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.times.append(time.process_time())
+
+
+class StepEnd(lightning.Callback):
+    """Stands last: when each step ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.times.append(time.process_time())
+
+
+def step_seconds(recipe: str, steps: int, callback: dict[str, Any] | None) -> list[float]:
+    """Trains anew from one seed; seconds of each step but the first ones."""
+    options = ["logger=false", "enable_checkpointing=false", "enable_progress_bar=false", "enable_model_summary=false"]
+    options += [f"max_steps={steps}", "max_epochs=-1", "limit_val_batches=0", "num_sanity_val_steps=0"]
+    options.append(f"callbacks={json.dumps([callback] if callback else [])}")
+    overrides = ["data.dev=[]", "data.perturbations=[]", "data.num_workers=0", *(f"trainer.{item}" for item in options)]
+    cli = parse(
+        Recognition,
+        [find_recipe(recipe)],
+        overrides,
+        trainer_defaults={"gradient_clip_val": 5.0},
+    )
+    trainer: Any = cli.trainer
+    fit_global_cmvn(cli.model, cli.datamodule)
+    start, end = StepStart(), StepEnd()
+    trainer.callbacks = [start, *trainer.callbacks, end]
+    trainer.fit(cli.model, datamodule=cli.datamodule)
+    return [later - earlier for earlier, later in zip(start.times, end.times, strict=True)][WARMUP_STEPS:]
+
+
+def measure(recipe: str, callback: dict[str, Any], steps: int, rounds: int) -> dict[str, float]:
+    """Interleaved with none."""
+    ratios, plain, with_callback = [], [], []
+    for _ in range(rounds):
+        before, after = (step_seconds(recipe, steps, chosen) for chosen in (None, callback))
+        ratios += [with_it / without for with_it, without in zip(after, before, strict=True)]
+        plain += before
+        with_callback += after
+    quartiles = statistics.quantiles(ratios, n=4)
+    return {
+        "ratio": statistics.median(ratios),
+        "ratio_low_quartile": quartiles[0],
+        "ratio_high_quartile": quartiles[2],
+        "milliseconds_without": 1000 * statistics.median(plain),
+        "milliseconds_with": 1000 * statistics.median(with_callback),
+    }
+
+
+def main() -> None:
+    """Measures and writes; what cannot be set up with its defaults is named with the reason."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("callbacks", nargs="*", metavar="NAME", help="(all that are not always on)")
+    parser.add_argument("--config", default="digits", help="recipe (%(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--args", type=json.loads, default={}, help='{"NAME": {"argument": value}}')
+    parser.add_argument("--results", type=Path, default=RESULTS, help="(%(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    every = [plug_in.name for plug_in in list_plug_ins() if plug_in.kind == "callback"]
+    names = [find_plug_in(name).name for name in arguments.callbacks] or [n for n in every if n not in ALWAYS_ON]
+    rows: dict[str, Any] = {}
+    for name in names:
+        callback = {"class_path": f"speechkit.callbacks.{name}", "init_args": arguments.args.get(name, {})}
+        try:
+            rows[name] = measure(arguments.config, callback, arguments.steps, arguments.rounds)
+        except ValueError as error:
+            rows[name] = {"not measured": str(error)}
+        print(name, rows[name], flush=True)
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "versions": {package: importlib.metadata.version(package) for package in ("torch", "lightning", "numba")},
+        "recipe": arguments.config,
+        "steps": arguments.steps,
+        "rounds": arguments.rounds,
+        "callbacks": rows,
+    }
+    lines = ["# What callbacks cost in a training step", "", "Made by `scripts/benchmark_callbacks.py`."]
+    lines[-1] += f" Recipe `{arguments.config}`, {arguments.rounds} x {arguments.steps} steps, interleaved with none."
+    lines += ["", "| callback | time of a step | quartiles | ms without | ms with |", "|---|---|---|---|---|"]
+    for name, row in rows.items():
+        if "ratio" in row:
+            quartiles = f"{row['ratio_low_quartile']:.3f} to {row['ratio_high_quartile']:.3f}"
+            times = f"{row['milliseconds_without']:.1f} | {row['milliseconds_with']:.1f}"
+            lines.append(f"| {name} | x {row['ratio']:.3f} | {quartiles} | {times} |")
+        else:
+            lines.append(f"| {name} | not measured: {row['not measured']} | | | |")
+    lines += ["", f"{result['machine']}, {result['date']}."]
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    (arguments.results / "callbacks.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (arguments.results / "callbacks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
