@@ -14,7 +14,8 @@ from torch import nn
 
 import speechkit
 from speechkit.features import MFB, MFCC, FrontEnd, GlobalCMVN, QuantizedFrontEnd
-from speechkit.features.integer import (
+from speechkit.features.mfb import INT16_SCALE
+from speechkit.runtime.front_end import (
     FILTER_BITS,
     LOG_BITS,
     POWER_SHIFT,
@@ -23,7 +24,6 @@ from speechkit.features.integer import (
     IntegerTables,
     integer_codes,
 )
-from speechkit.features.mfb import INT16_SCALE
 
 SOURCES = ("front_end.c", "front_end.h", "check.c")
 VECTOR_TYPES = {

@@ -27,8 +27,8 @@ from speechkit.features import (
     UtteranceCMVN,
     Waveform,
 )
-from speechkit.features.integer import IntegerTables, integer_codes
 from speechkit.quantization import QParams
+from speechkit.runtime.front_end import IntegerTables, integer_codes
 
 FLAGS = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover"]
