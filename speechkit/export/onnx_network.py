@@ -21,6 +21,8 @@ from speechkit.runtime.network import network_digest
 if TYPE_CHECKING:
     import onnx
 
+    from speechkit.quantization.quantized_network import QuantizedNetwork
+
 OPSET = 20
 INPUTS = ("codes", "features")
 _TO_UINT8 = 128
@@ -45,6 +47,17 @@ def export_network(network: IntegerNetwork, path: str | os.PathLike[str], *, inp
         raise ValueError(f"`input_name` must be one of {', '.join(INPUTS)}, got {input_name!r}.")
     onnx = _import_onnx()
     onnx.save_model(network_model(network, input_name=input_name), os.fspath(path))
+
+
+def float_network(network: "QuantizedNetwork") -> IntegerNetwork:
+    """The same layers all in float, batch norms folded: what becomes a float32 graph. The network is left as it was."""
+    flags = [layer.is_float for layer in network.layers]
+    network.set_float_layers([layer.name for layer in network.layers])
+    try:
+        return network.to_integer()
+    finally:
+        for layer, flag in zip(network.layers, flags, strict=True):
+            layer.is_float = flag
 
 
 def network_model(network: IntegerNetwork, *, input_name: str) -> "onnx.ModelProto":
