@@ -9,6 +9,7 @@ quantized for that. Zero points differ (0 after a ReLU, 128 else), and a convolu
 that of the first, and what this adds to the sums is taken from the bias. No layer with several inputs has padding.
 """
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +51,12 @@ def export_network(network: IntegerNetwork, path: str | os.PathLike[str], *, inp
 
 
 def float_network(network: "QuantizedNetwork") -> IntegerNetwork:
-    """The same layers all in float, batch norms folded: what becomes a float32 graph. The network is left as it was."""
-    flags = [layer.is_float for layer in network.layers]
-    network.set_float_layers([layer.name for layer in network.layers])
-    try:
-        return network.to_integer()
-    finally:
-        for layer, flag in zip(network.layers, flags, strict=True):
-            layer.is_float = flag
+    """The same layers all in float, batch norms folded, calibrated or not: what becomes a float32 graph."""
+    twin = copy.deepcopy(network)
+    for layer in twin.layers:
+        layer.is_float = True
+        layer.log_scale.data.nan_to_num_(0.0)  # nothing is rounded to it
+    return twin.to_integer()
 
 
 def network_model(network: IntegerNetwork, *, input_name: str) -> "onnx.ModelProto":

@@ -53,7 +53,7 @@ class QuantizedRecognition(Recognition):
         if theirs != ours:
             raise ValueError(f"`tokenizer` must be that of {bundle_path}, {ours[:5]}..., got {theirs[:5]}...")
         super().__init__(
-            front_end=parts.front_end,
+            front_end=parts.front_end.train(),
             encoder=parts.network.train(),
             tokenizer=own,
             loss=loss,

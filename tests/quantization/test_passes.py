@@ -39,9 +39,7 @@ LAYERS: list[Callable[[], tuple[nn.Module, tuple[int, ...]]]] = [
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("build", LAYERS)
-def test_folding_changes_no_output(
-    build: Callable[[], tuple[nn.Module, tuple[int, ...]]], dtype: torch.dtype
-) -> None:
+def test_folding_changes_no_output(build: Callable[[], tuple[nn.Module, tuple[int, ...]]], dtype: torch.dtype) -> None:
     module, shape = build()
     module = shake(module).to(dtype)
     x = torch.randn(shape, dtype=dtype)
