@@ -35,7 +35,6 @@ from speechkit.export.onnx_network import float_network, network_model
 from speechkit.integer_bundle import load_integer_bundle
 from speechkit.integer_model import as_uint8
 from speechkit.quantized_parts import quantized_parts
-from speechkit.runtime.front_end import waveform_codes
 from speechkit.text import normalize_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,13 +43,13 @@ ROUNDS = 7
 
 
 def interleaved(jobs: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each job, all of them in turn in every round; the first round is thrown away."""
+    """Median seconds of the processor for each job, all in turn in every round; the first round is thrown away."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds + 1):
         for name, job in jobs.items():
-            start = time.perf_counter()
+            start = time.process_time()  # one thread, so it is the time on an idle machine
             job()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
@@ -66,7 +65,7 @@ def open_float_session(bundle: str) -> tuple[Any, int]:
 def bench_recognition(float_bundle: str, int8_bundle: str, utterances: list[Utterance]) -> dict[str, Any]:
     """Waveform to text, one utterance after another, and the networks alone."""
     bundle = load_integer_bundle(int8_bundle)
-    tables, tokenizer, domain = bundle.tables, bundle.tokenizer, bundle.network.domain
+    tokenizer, domain = bundle.tokenizer, bundle.network.domain
     waves = [
         load_audio(item.audio_path, bundle.sample_rate_hz, offset_seconds=item.offset_seconds,
                    duration_seconds=item.duration_seconds)
@@ -74,6 +73,7 @@ def bench_recognition(float_bundle: str, int8_bundle: str, utterances: list[Utte
     ]  # fmt: skip
     seconds = sum(map(len, waves)) / bundle.sample_rate_hz
     eager, integer = Recognizer.load(float_bundle), Recognizer.load(int8_bundle)
+    front_end = integer.model.front_end
     session, float32_bytes = open_float_session(float_bundle)
     texts: dict[str, list[str]] = {}
 
@@ -85,7 +85,7 @@ def bench_recognition(float_bundle: str, int8_bundle: str, utterances: list[Utte
         texts["int8"] = [text_of(integer.model.logits(wave)) for wave in waves]
 
     def run_float32() -> None:
-        features = (domain.values(waveform_codes(wave, tables)) for wave in waves)
+        features = (domain.values(front_end(wave)) for wave in waves)
         texts["float32"] = [text_of(session.run(None, {"features": x[None]})[0][0]) for x in features]
 
     def run_eager() -> None:
@@ -93,14 +93,14 @@ def bench_recognition(float_bundle: str, int8_bundle: str, utterances: list[Utte
         segments = [AudioSegment(wave, levels, 0, 0, len(wave)) for wave in waves]
         texts["torch eager"] = [text_of(eager.segment_logits([segment])[0]) for segment in segments]
 
-    codes = [waveform_codes(wave, tables) for wave in waves]
+    codes = [front_end(wave) for wave in waves]
     values = [domain.values(each)[None] for each in codes]
     quantized = [as_uint8(each)[None] for each in codes]
     int8_session: Any = integer.model._session
     whole = interleaved({"int8": run_int8, "float32": run_float32, "torch eager": run_eager})
     alone = interleaved(
         {
-            "front end": lambda: [waveform_codes(wave, tables) for wave in waves],
+            "front end": lambda: [front_end(wave) for wave in waves],
             "int8 network": lambda: [int8_session.run(None, {"codes": each}) for each in quantized],
             "float32 network": lambda: [session.run(None, {"features": each}) for each in values],
         }

@@ -61,5 +61,5 @@ class QuantizedRecognition(Recognition):
             weight_decay=weight_decay,
             warmup_fraction=warmup_fraction,
         )
-        self.head = _Logits()
+        self.head: nn.Module = _Logits()  # type: ignore[assignment]
         object.__setattr__(self, "parts", parts)  # its float modules are no part of this task's state

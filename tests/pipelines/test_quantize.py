@@ -124,7 +124,7 @@ def test_it_is_small_and_says_how_it_was_made(int8_bundle: Path) -> None:
 def test_empty_and_silent_calibration(float_bundle: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "some.jsonl"
     manifest.write_text("")
-    with pytest.raises(ValueError, match="holds no recordings|no utterance"):
+    with pytest.raises(ValueError, match=r"holds no recordings|no utterance"):
         quantize(float_bundle, manifest, tmp_path / "out")
     soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
     manifest.write_text(json.dumps({"audio_filepath": "silence.wav", "duration": 1.0}) + "\n")

@@ -109,5 +109,5 @@ def test_another_format_and_damage(network: IntegerNetwork) -> None:
         network_from_files({**description, "format": 9}, arrays)
     with pytest.raises(ValueError, match=r"damaged or incomplete \(KeyError: 'wide.bias'\)"):
         network_from_files(description, {name: array for name, array in arrays.items() if name != "wide.bias"})
-    with pytest.raises(ValueError, match="qparams.npz is damaged"):
+    with pytest.raises(ValueError, match=r"qparams\.npz is damaged"):
         unpack_arrays(b"nothing")
