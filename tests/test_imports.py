@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a part may import itself and what is in a layer before its own
-    ("masking", "parts", "seeding"),
+    ("masking", "parts", "seeding", "runtime"),
     ("audio", "text", "quantization"),
     ("data", "features"),
     ("codebooks",),
@@ -17,7 +17,9 @@ LAYERS = (  # a part may import itself and what is in a layer before its own
     ("heads",),
     ("losses",),
     ("decoding",),
-    ("bundle",),
+    ("bundle_files",),
+    ("bundle", "integer_bundle", "integer_model", "acoustic_model"),
+    ("quantized_parts",),
     ("tasks", "probing", "pretrained"),
     ("callbacks",),
     ("transcription",),

@@ -11,12 +11,14 @@ from speechkit.callbacks.ema import EMA
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.feature_noise import FeatureNoise
 from speechkit.callbacks.filter_augment import FilterAugment
+from speechkit.callbacks.float_teacher import FloatTeacher
 from speechkit.callbacks.frequency_warp import FrequencyWarp
 from speechkit.callbacks.gradual_unfreezing import GradualUnfreezing
 from speechkit.callbacks.label_smoothing import LabelSmoothing
 from speechkit.callbacks.layerwise_rate_decay import LayerwiseRateDecay
 from speechkit.callbacks.loss_term import LossTerm
 from speechkit.callbacks.minimum_word_error_rate import MinimumWordErrorRate
+from speechkit.callbacks.quantization_aware_training import QuantizationAwareTraining
 from speechkit.callbacks.representation_probe import RepresentationProbe
 from speechkit.callbacks.spec_augment import SpecAugment
 from speechkit.callbacks.step_seed import StepSeed
@@ -36,6 +38,7 @@ __all__ = [
     "FeatureAugmentation",
     "FeatureNoise",
     "FilterAugment",
+    "FloatTeacher",
     "FrequencyWarp",
     "GradualUnfreezing",
     "LabelSmoothing",
@@ -43,6 +46,7 @@ __all__ = [
     "LossTerm",
     "MinimumWordErrorRate",
     "Order",
+    "QuantizationAwareTraining",
     "RepresentationProbe",
     "SpecAugment",
     "StepSeed",

@@ -21,6 +21,7 @@ from speechkit.cli import (
     plot_codes,
     plot_run,
     probe,
+    quantize,
     train,
     transcribe,
 )
@@ -42,6 +43,7 @@ _COMMANDS = {
     "calibrate": calibrate,
     "lm": language_model,
     "features": features,
+    "quantize": quantize,
     "transcribe": transcribe,
 }
 

@@ -44,6 +44,16 @@ class MaskedConv1d(nn.Module):
         self.stride = stride
         self._padding = (kernel_size - 1, 0) if causal else ((kernel_size - 1) // 2, kernel_size // 2)
 
+    @property
+    def linear_map(self) -> nn.Conv1d:
+        """What graph passes may fold a batch norm into: nothing but padding and mask stand around it."""
+        return self.conv
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Frames of zeros before the first and after the last."""
+        return self._padding
+
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T), (B,) -> (B, C', ceil(T / stride)), (B,)."""
         if self._padding != (0, 0):

@@ -26,7 +26,8 @@ class SeparableConv(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T), (B,) -> (B, C', T'), (B,)."""
-        x, lengths = self.pointwise(*self.depthwise(x, lengths))
+        x, lengths = self.depthwise(x, lengths)
+        x, _ = self.pointwise(x, lengths)
         return self.norm(x, lengths), lengths
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 import speechkit
-from speechkit.features import MFB, MFCC, FrontEnd, GlobalCMVN, QuantizedFrontEnd
-from speechkit.features.integer import (
+from speechkit.features import MFCC, QuantizedFrontEnd
+from speechkit.features.mfb import INT16_SCALE
+from speechkit.runtime.front_end import (
     FILTER_BITS,
     LOG_BITS,
     POWER_SHIFT,
@@ -23,7 +23,6 @@ from speechkit.features.integer import (
     IntegerTables,
     integer_codes,
 )
-from speechkit.features.mfb import INT16_SCALE
 
 SOURCES = ("front_end.c", "front_end.h", "check.c")
 VECTOR_TYPES = {
@@ -62,26 +61,6 @@ class FirmwareExport:
             f"RAM {self.ram_bytes} bytes (static), ROM {self.rom_bytes} bytes (tables, without the code), "
             f"{self.multiply_adds} multiply-adds a frame"
         )
-
-
-def as_quantized_front_end(front_end: nn.Module) -> QuantizedFrontEnd:
-    """A front end that can be exported: itself, or MFB or MFCC with `GlobalCMVN` or none in the domain S = 1/32, Z = 0.
-
-    Raises:
-        ValueError: another front end; the line says what to train with.
-    """
-    if isinstance(front_end, QuantizedFrontEnd):
-        return front_end
-    advice = "; train with QuantizedFrontEnd, or with FrontEnd of MFB or MFCC with GlobalCMVN"
-    if not isinstance(front_end, FrontEnd):
-        raise ValueError(f"`front_end` must be quantized or quantizable, got {type(front_end).__name__}{advice}.")
-    if not isinstance(front_end.features, MFB):
-        raise ValueError(f"`features` must be an MFB or MFCC, got {type(front_end.features).__name__}{advice}.")
-    if not isinstance(front_end.cmvn, GlobalCMVN | None):
-        raise ValueError(f"`cmvn` must be GlobalCMVN or none, got {type(front_end.cmvn).__name__}{advice}.")
-    if front_end.deltas is not None:
-        raise ValueError(f"`deltas` must be none, got {type(front_end.deltas).__name__}{advice}.")
-    return QuantizedFrontEnd(front_end.features, front_end.cmvn)
 
 
 def export_front_end(

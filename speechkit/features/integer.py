@@ -1,26 +1,9 @@
-"""MFB and MFCC in integers alone: the golden reference that firmware follows bit for bit.
+"""The integer front end for training and export: tables from a float front end, and its codes over batches.
 
-16-bit samples in, int8 codes q out, r = S (q - Z). Every step is an integer sum, product, shift or table look-up, so
-numpy, torch and C give the same codes, whatever the chunks and threads. All divisions by powers of two round half up,
-(x + half) >> shift.
-
-| step | result | fraction bits |
-|---|---|---|
-| frame minus its mean (one integer division a frame) | int32 | 6 |
-| pre-emphasis, coefficient with 15 bits | int32 | 6 |
-| window with 15 bits | int32, below 2^23 | 6 |
-| Fourier transform with a cosine table of `twiddle_bits` bits | int32, below 2^31 | 6 |
-| power | int64, below 2^62 | 12, then 3 |
-| mel filters with 11 bits | int64 | 14 |
-| log2: leading bit, then a table of 257 values with linear interpolation | int32 | 20 |
-| CMVN and quantization: one multiply-add a feature (MFCC: one matrix) | int64 | `shift` |
-| rounded and clamped | int8 | |
-
-The Fourier transform is a product of integer matrices. In float64 its sums stay below 2^53 and so are exact in any
-order, which makes a BLAS product of it; C adds them in 64-bit integers.
+The arithmetic itself is defined in `speechkit.runtime.front_end`, without torch.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -34,57 +17,18 @@ from speechkit.features.mfb import INT16_SCALE, MFB
 from speechkit.features.mfcc import MFCC, dct_matrix, lifter_weights
 from speechkit.masking import length_mask
 from speechkit.quantization import QParams
+from speechkit.runtime.front_end import (
+    ENERGY_BITS,
+    FILTER_BITS,
+    LOG_BITS,
+    POWER_SHIFT,
+    SAMPLE_BITS,
+    WINDOW_BITS,
+    IntegerTables,
+    dft_tables,
+)
 
-SAMPLE_BITS, WINDOW_BITS, FILTER_BITS, LOG_BITS = 6, 15, 11, 20
-POWER_SHIFT = 9  # 12 fraction bits -> 3
-ENERGY_BITS = 2 * SAMPLE_BITS - POWER_SHIFT + FILTER_BITS
-LOG_TABLE_BITS = 8
 _BLOCK_FRAMES = 4096
-
-
-@dataclass(frozen=True)
-class IntegerTables:
-    """Everything that the integer front end multiplies with. Scalars are plain integers, tables numpy arrays.
-
-    Attributes:
-        frame_length: samples of a frame, L.
-        hop_length: samples between frames.
-        fft_length: N.
-        remove_dc: 1 or 0.
-        preemphasis: with 15 bits.
-        twiddle_bits: of `cosine`.
-        shift: of the last multiply-add.
-        zero_energy_log: the log2 that stands for an energy of 0.
-        code_min: lowest code.
-        code_max: highest code.
-        window: int32 (L,), with 15 bits.
-        cosine: int32 (N,), cos(2 pi n / N); its entry n - N/4 is the sine.
-        filter_start: int32 (M,), first bin of each filter.
-        filter_length: int32 (M,), number of its bins.
-        filter_weight: int32 (sum of lengths,), the weights one filter behind the other, with 11 bits.
-        log_table: int32 (257,), log2(1 + i / 256), with 20 bits.
-        multiplier: int64 (M, F), log energies -> features; for MFB a diagonal matrix.
-        offset: int64 (F,).
-    """
-
-    frame_length: int
-    hop_length: int
-    fft_length: int
-    remove_dc: int
-    preemphasis: int
-    twiddle_bits: int
-    shift: int
-    zero_energy_log: int
-    code_min: int
-    code_max: int
-    window: np.ndarray
-    cosine: np.ndarray
-    filter_start: np.ndarray
-    filter_length: np.ndarray
-    filter_weight: np.ndarray
-    log_table: np.ndarray
-    multiplier: np.ndarray
-    offset: np.ndarray
 
 
 def integer_tables(mfb: MFB, qparams: QParams, mean: Tensor | None = None, std: Tensor | None = None) -> IntegerTables:
@@ -195,72 +139,6 @@ def _refuse_overflow(tables: IntegerTables) -> None:
                 f"`frame_seconds` and `sample_rate_hz` must keep the {name} below 2^{bits} for every signal, "
                 f"got frames of {tables.frame_length} samples with 2^{np.log2(value):.1f}."
             )
-
-
-def dft_tables(tables: IntegerTables) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and negative sines of every frame sample and bin, float64 (frame_length, fft_length // 2 + 1)."""
-    turns = np.outer(np.arange(tables.frame_length), np.arange(tables.fft_length // 2 + 1)) % tables.fft_length
-    quarter = tables.fft_length // 4 if tables.fft_length % 4 == 0 else None
-    if quarter is None:
-        raise ValueError(f"`fft_length` must be a multiple of 4 for a front end in integers, got {tables.fft_length}.")
-    sine = tables.cosine[(turns - quarter) % tables.fft_length]
-    return tables.cosine[turns].astype(np.float64), -sine.astype(np.float64)
-
-
-def integer_codes(frames: np.ndarray, tables: IntegerTables, *, steps: dict[str, Any] | None = None) -> np.ndarray:
-    """The definition, in numpy.
-
-    Args:
-        frames: int16 (T, frame_length).
-        tables: of the front end.
-        steps: if given, every intermediate result is put in here, as int64 (T, ...).
-
-    Returns:
-        int8 (T, F).
-    """
-    x = frames.astype(np.int64) << SAMPLE_BITS
-    if tables.remove_dc:
-        total = x.sum(axis=1, keepdims=True)
-        x = x - (2 * total + tables.frame_length) // (2 * tables.frame_length)
-    before = np.concatenate([x[:, :1], x[:, :-1]], axis=1)
-    emphasised = _rounded_shift((x << WINDOW_BITS) - tables.preemphasis * before, WINDOW_BITS)
-    windowed = _rounded_shift(emphasised * tables.window, WINDOW_BITS)
-    cosine, sine = dft_tables(tables)
-    real, imaginary = ((windowed.astype(np.float64) @ table).astype(np.int64) for table in (cosine, sine))
-    real, imaginary = (_rounded_shift(part, tables.twiddle_bits) for part in (real, imaginary))
-    power = _rounded_shift(real * real + imaginary * imaginary, POWER_SHIFT)
-    energy = np.empty((len(frames), len(tables.filter_start)), dtype=np.int64)
-    done = 0
-    for place, (start, length) in enumerate(zip(tables.filter_start, tables.filter_length, strict=True)):
-        weights = tables.filter_weight[done : done + length].astype(np.int64)
-        energy[:, place] = (power[:, start : start + length] * weights).sum(axis=1)
-        done += length
-    log = _log2(energy, tables)
-    codes = np.clip(
-        _rounded_shift(log @ tables.multiplier + tables.offset, tables.shift), tables.code_min, tables.code_max
-    )
-    if steps is not None:
-        steps |= {"windowed": windowed, "real": real, "imaginary": imaginary}
-        steps |= {"power": power, "energy": energy, "log2": log}
-    return codes.astype(np.int8)
-
-
-def _rounded_shift(x: np.ndarray, bits: int) -> np.ndarray:
-    return (x + (1 << (bits - 1))) >> bits
-
-
-def _log2(energy: np.ndarray, tables: IntegerTables) -> np.ndarray:
-    """log2 with 20 fraction bits of integers from 0 to 2^63 - 1."""
-    top = np.frexp(np.maximum(energy, 1).astype(np.float64))[1].astype(np.int64) - 1
-    top -= (np.int64(1) << top) > np.maximum(energy, 1)  # float64 may have rounded up to the next power of two
-    drop = top - 23
-    mantissa = np.where(drop >= 0, energy >> np.maximum(drop, 0), energy << np.maximum(-drop, 0)) - (1 << 23)
-    place, rest = mantissa >> 15, mantissa & 0x7FFF
-    place = np.where(energy > 0, place, 0)
-    low = tables.log_table[place].astype(np.int64)
-    high = tables.log_table[place + 1].astype(np.int64)
-    log = (top << LOG_BITS) + low + (((high - low) * rest) >> 15)
-    return np.where(energy > 0, log, tables.zero_energy_log)
 
 
 class IntegerMFB(torch.nn.Module):

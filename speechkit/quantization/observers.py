@@ -82,18 +82,31 @@ class MinMaxObserver:
             low, high = torch.minimum(low, self._low), torch.maximum(high, self._high)
         self._low, self._high = low, high
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest value of all channels.
+
+        Raises:
+            ValueError: nothing was observed.
+        """
+        self._refuse_nothing()
+        return float(self._low.min()), float(self._high.max())
+
     def qparams(self, dtype: str = "int8", *, symmetric: bool = True, dyadic: bool = False) -> QParams:
         """The domain for what was observed; the arguments are those of `range_qparams`.
 
         Raises:
             ValueError: nothing was observed, or a dtype out of the observer's reach.
         """
-        if not len(self._low):
-            raise ValueError(f"{type(self).__name__} has observed nothing.")
+        self._refuse_nothing()
         low, high = self._range(QParams(1.0, 0, dtype), symmetric, dyadic)
         if self.axis is None:
             low, high = low[0], high[0]
         return range_qparams(low, high, dtype=dtype, symmetric=symmetric, dyadic=dyadic, axis=self.axis)
+
+    def _refuse_nothing(self) -> None:
+        if not len(self._low):
+            raise ValueError(f"{type(self).__name__} has observed nothing.")
 
     def _range(self, domain: QParams, symmetric: bool, dyadic: bool) -> tuple[Tensor, Tensor]:
         """(C,) lowest and (C,) highest value to cover."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from speechkit.audio import load_audio
-from speechkit.export import as_quantized_front_end, export_front_end, synthetic_signal
+from speechkit.export import export_front_end, synthetic_signal
 from speechkit.export.firmware import SOURCES, VECTOR_TYPES
 from speechkit.features import (
     MFB,
@@ -26,9 +26,10 @@ from speechkit.features import (
     QuantizedFrontEnd,
     UtteranceCMVN,
     Waveform,
+    as_quantized_front_end,
 )
-from speechkit.features.integer import IntegerTables, integer_codes
 from speechkit.quantization import QParams
+from speechkit.runtime.front_end import IntegerTables, integer_codes
 
 FLAGS = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover"]

@@ -21,11 +21,12 @@ from speechkit.features import (
     WhisperMFB,
 )
 from speechkit.features.framing import window_function
-from speechkit.features.integer import integer_codes, integer_tables
+from speechkit.features.integer import integer_tables
 from speechkit.features.mel import mel_filters
 from speechkit.features.mfcc import dct_matrix, lifter_weights
 from speechkit.parts import build, describe
 from speechkit.quantization import QParams, dequantize
+from speechkit.runtime.front_end import integer_codes
 
 MAKERS = {"mfb": lambda: MFB(num_mels=80), "mfcc": lambda: MFCC(num_coefficients=20, num_mels=40)}
 

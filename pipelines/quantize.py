@@ -1,0 +1,161 @@
+"""A float bundle and recordings -> an int8 bundle, by calibration alone or with training that knows the rounding."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+import speechkit
+from speechkit.audio import load_audio
+from speechkit.data import Utterance, read_utterances
+from speechkit.export.onnx_network import network_model
+from speechkit.integer_bundle import IntegerBundle, save_integer_bundle
+from speechkit.parts import describe
+from speechkit.pipelines.recipes import find_recipe
+from speechkit.quantization.quantized_network import QuantizedNetwork
+from speechkit.quantized_parts import QuantizedParts, quantized_parts
+
+_BATCH_SECONDS = 60.0
+_QUIETEST = 1e-6  # of full scale: what never passes it is silence
+
+
+def quantize(
+    bundle_path: str | os.PathLike[str],
+    calibration: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    weight_bits: int = 8,
+    float_layers: Sequence[str] = (),
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    trusted_packages: Sequence[str] = (),
+    on_progress: Callable[[float], Any] = lambda seconds: None,
+) -> QuantizedParts:
+    """Writes an int8 bundle.
+
+    Args:
+        bundle_path: of a recogniser in float, with a front end that `as_quantized_front_end` takes and an encoder
+            that `quantized_network` takes.
+        calibration: manifest of some minutes of recordings like those to come; never a test set.
+        out: the int8 bundle, a folder or .zip. With a recipe, the run's logs and checkpoints are in `out`.run.
+        weight_bits: of the weights, 2 to 8.
+        float_layers: names of layers whose weights stay in float.
+        recipe: of quantization-aware training, a name or a file; none: post-training quantization.
+        overrides: `key=value` for the recipe.
+        trusted_packages: packages besides speechkit whose classes may be built.
+        on_progress: called with the seconds of audio that were calibrated with.
+
+    Returns:
+        The parts as they were written.
+
+    Raises:
+        ValueError: parts without an int8 form, a wrong recipe, or recordings that are missing, damaged, or silent.
+    """
+    parts = quantized_parts(
+        bundle_path, weight_bits=weight_bits, float_layers=float_layers, trusted_packages=trusted_packages
+    )
+    utterances = read_utterances(calibration)
+    if not utterances:
+        raise ValueError(f"{calibration}: holds no recordings to calibrate with")
+    calibrate(parts, utterances, on_progress=on_progress)
+    how = f"calibrated on {Path(calibration).name}, {len(utterances)} recordings"
+    if recipe is not None:
+        settings = {"bundle_path": bundle_path, "weight_bits": weight_bits, "float_layers": list(float_layers)}
+        own = [f"model.{name}={value}" for name, value in settings.items()]
+        train_quantized(parts.network, recipe, [*own, *overrides], Path(f"{out}.run"))
+        how += f", trained with quantization by {Path(recipe).stem}"
+    save_integer_bundle(integer_bundle(parts, f"{how}, weights of {weight_bits} bits"), out)
+    return parts
+
+
+def train_quantized(network: QuantizedNetwork, recipe: str, overrides: Sequence[str], folder: Path) -> None:
+    """Trains a calibrated network where it stands, and keeps what was best on the development set.
+
+    Raises:
+        ValueError: a wrong recipe.
+    """
+    from speechkit.pipelines.training import keep_best, parse, trainer_defaults
+    from speechkit.tasks import QuantizedRecognition
+
+    defaults = trainer_defaults(folder, checkpoint_every_n_steps=200)
+    cli = parse(QuantizedRecognition, [find_recipe(recipe, "quantize")], overrides, trainer_defaults=defaults)
+    task: Any = cli.model
+    task.encoder.load_state_dict(network.state_dict())
+    best = keep_best(cli.trainer, folder, task.monitor) if cli.datamodule.dev else None
+    cli.trainer.fit(task, datamodule=cli.datamodule)
+    if cli.trainer.interrupted:
+        raise KeyboardInterrupt
+    if best is not None and best.best_model_path:
+        task.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    network.load_state_dict(task.encoder.state_dict())
+    network.eval().set_mode("quantize")
+
+
+@torch.no_grad()
+def calibrate(
+    parts: QuantizedParts,
+    utterances: Sequence[Utterance],
+    *,
+    on_progress: Callable[[float], Any] = lambda seconds: None,
+) -> None:
+    """Runs the recordings through the float network, and takes every domain from what it gives.
+
+    Raises:
+        ValueError: a recording that cannot be read, or nothing but silence.
+    """
+    parts.network.eval().set_mode("observe")
+    loudest = 0.0
+    for waveform, lengths in waveform_batches(utterances, parts.front_end.sample_rate_hz):
+        loudest = max(loudest, float(waveform.abs().max()) if waveform.numel() else 0.0)
+        parts.logits(waveform, lengths)
+        on_progress(float(lengths.sum()) / parts.front_end.sample_rate_hz)
+    if loudest < _QUIETEST:
+        raise ValueError("the calibration recordings are silent: they say nothing of what speech will give")
+    parts.network.calibrate()
+
+
+def waveform_batches(utterances: Sequence[Utterance], sample_rate_hz: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Waveforms (B, N) and lengths (B,) in samples, in the order of the utterances.
+
+    Raises:
+        AudioError: a recording that cannot be read.
+    """
+    waiting: list[np.ndarray] = []
+    for place, item in enumerate(utterances):
+        waiting.append(
+            load_audio(
+                item.audio_path,
+                sample_rate_hz,
+                offset_seconds=item.offset_seconds,
+                duration_seconds=item.duration_seconds,
+            )
+        )
+        longest = max(map(len, waiting))
+        if place + 1 == len(utterances) or longest * len(waiting) > _BATCH_SECONDS * sample_rate_hz:
+            tensors = [torch.from_numpy(samples) for samples in waiting]
+            yield pad_sequence(tensors, batch_first=True), torch.tensor([len(samples) for samples in waiting])
+            waiting = []
+
+
+def integer_bundle(parts: QuantizedParts, how: str) -> IntegerBundle:
+    """The parts in integers; `how` goes into the card."""
+    network = parts.network.to_integer()
+    bundle = parts.bundle
+    assert bundle.tokenizer is not None
+    twin: Any = parts.front_end.integer()
+    return IntegerBundle(
+        tables=twin.tables,
+        sample_rate_hz=parts.front_end.sample_rate_hz,
+        network=network,
+        onnx=network_model(network, input_name="codes").SerializeToString(),
+        tokenizer=bundle.tokenizer,
+        front_end=describe(bundle.front_end),
+        card=f"{bundle.card}- int8: {how}, by speechkit {speechkit.__version__}\n",
+        decoding=bundle.decoding,
+        language_model=bundle.language_model,
+    )

@@ -1,0 +1,132 @@
+"""A recogniser's encoder and head as a list of quantized convolutions: for calibration, training and export."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speechkit.quantization.qparams import QParams
+from speechkit.quantization.quantized_conv import MODES, Activation, QuantizedConv
+from speechkit.runtime import Domain, IntegerNetwork
+
+
+class QuantizedNetwork(nn.Module):
+    """Values of the input domain (B, T, F) -> logits (B, T', V).
+
+    Args:
+        layers: in the order in which they run.
+        inputs: of each layer, the numbers of the tensors it reads: 0 is the input, i the output of layer i - 1.
+        input_dim: F.
+        qparams: the input domain, that of a `QuantizedFrontEnd`.
+    """
+
+    def __init__(
+        self, layers: Sequence[QuantizedConv], inputs: Sequence[tuple[int, ...]], *, input_dim: int, qparams: QParams
+    ) -> None:
+        super().__init__()
+        self.layers: Any = nn.ModuleList(layers)
+        self.inputs = tuple(inputs)
+        self.input_dim, self.qparams = input_dim, qparams
+
+    @property
+    def output_dim(self) -> int:
+        return len(self.layers[-1].log_clip)
+
+    @property
+    def is_calibrated(self) -> bool:
+        return not any(bool(layer.log_scale.isnan()) for layer in self.layers)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """(B,) frames in -> (B,) frames out."""
+        all_lengths = [lengths]
+        for layer, inputs in zip(self.layers, self.inputs, strict=True):
+            before = all_lengths[inputs[0]]
+            all_lengths.append((before + layer.stride - 1).div(layer.stride, rounding_mode="floor"))
+        return all_lengths[-1]
+
+    def set_mode(self, mode: str, *, frozen: bool = True) -> None:
+        """ "float", "observe" or "quantize", and whether batch norms use their running statistics in training too.
+
+        Raises:
+            ValueError: another mode, or "quantize" before `calibrate`.
+        """
+        if mode not in MODES:
+            raise ValueError(f"`mode` must be one of {', '.join(MODES)}, got {mode!r}.")
+        for layer in self.layers:
+            if mode == "quantize":
+                _ = layer.scale
+            layer.mode, layer.frozen = mode, frozen
+
+    def calibrate(self) -> None:
+        """Takes all domains from what was observed in mode "observe", and quantizes from now on.
+
+        Raises:
+            ValueError: nothing was observed, or nothing but one value.
+        """
+        for layer in self.layers:
+            layer.calibrate()
+        self.set_mode("quantize")
+
+    def set_float_layers(self, names: Sequence[str]) -> None:
+        """Leaves the weights of these layers in float, and those of the others not.
+
+        Raises:
+            ValueError: a name that no layer has.
+        """
+        known = [layer.name for layer in self.layers]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"`float_layers` must name layers ({', '.join(known)}), got {name!r}.")
+        for layer in self.layers:
+            layer.is_float = layer.name in names
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, F), (B,) -> logits (B, T', V), (B,)."""
+        activations, frames = self.activations(x, lengths)
+        last = activations[-1]
+        return (last.steps * last.scale).transpose(1, 2), frames[-1]
+
+    def activations(self, x: Tensor, lengths: Tensor) -> tuple[list[Activation], list[Tensor]]:
+        """Every tensor (B, C, T) with its frames (B,), the input first."""
+        scale = x.new_tensor(self.qparams.scale)
+        tensors = [Activation((x / scale).transpose(1, 2), scale)]
+        frames = [lengths]
+        for layer, numbers in zip(self.layers, self.inputs, strict=True):
+            output, out_frames = layer([tensors[number] for number in numbers], frames[numbers[0]])
+            tensors.append(output)
+            frames.append(out_frames)
+        return tensors, frames
+
+    @contextmanager
+    def only_quantized(self, name: str) -> Iterator[None]:
+        """While it is open, one layer alone is quantized, weights and output; the others compute in float."""
+        modes = [layer.mode for layer in self.layers]
+        try:
+            for layer in self.layers:
+                layer.mode = "quantize" if layer.name == name else "float"
+            yield
+        finally:
+            for layer, mode in zip(self.layers, modes, strict=True):
+                layer.mode = mode
+
+    @torch.no_grad()
+    def to_integer(self) -> IntegerNetwork:
+        """The network that executors run.
+
+        Raises:
+            ValueError: never calibrated.
+        """
+        zero_point, scale = self.qparams.zero_point, self.qparams.scale
+        assert isinstance(zero_point, int)
+        assert isinstance(scale, float)
+        scales = [torch.tensor(scale), *(layer.scale.cpu() for layer in self.layers)]
+        return IntegerNetwork(
+            num_features=self.input_dim,
+            domain=Domain(scale, zero_point),
+            layers=tuple(
+                layer.to_integer(numbers, [scales[number] for number in numbers])
+                for layer, numbers in zip(self.layers, self.inputs, strict=True)
+            ),
+        )

@@ -1,0 +1,199 @@
+"""MFB and MFCC in integers alone, in numpy: the golden reference that torch and firmware follow bit for bit.
+
+16-bit samples in, int8 codes q out, r = S (q - Z). Every step is an integer sum, product, shift or table look-up, so
+numpy, torch and C give the same codes, whatever the chunks and threads. All divisions by powers of two round half up,
+(x + half) >> shift.
+
+| step | result | fraction bits |
+|---|---|---|
+| frame minus its mean (one integer division a frame) | int32 | 6 |
+| pre-emphasis, coefficient with 15 bits | int32 | 6 |
+| window with 15 bits | int32, below 2^23 | 6 |
+| Fourier transform with a cosine table of `twiddle_bits` bits | int32, below 2^31 | 6 |
+| power | int64, below 2^62 | 12, then 3 |
+| mel filters with 11 bits | int64 | 14 |
+| log2: leading bit, then a table of 257 values with linear interpolation | int32 | 20 |
+| CMVN and quantization: one multiply-add a feature (MFCC: one matrix) | int64 | `shift` |
+| rounded and clamped | int8 | |
+
+The Fourier transform is a product of integer matrices. In float64 its sums stay below 2^53 and so are exact in any
+order, which makes a BLAS product of it; C adds them in 64-bit integers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SAMPLE_BITS, WINDOW_BITS, FILTER_BITS, LOG_BITS = 6, 15, 11, 20
+POWER_SHIFT = 9  # 12 fraction bits -> 3
+ENERGY_BITS = 2 * SAMPLE_BITS - POWER_SHIFT + FILTER_BITS
+LOG_TABLE_BITS = 8
+INT16_SCALE = 32768.0  # from [-1, 1] to 16-bit samples
+_BLOCK_FRAMES = 256  # whose intermediate results stay in the cache
+
+
+@dataclass(frozen=True)
+class IntegerTables:
+    """Everything that the integer front end multiplies with. Scalars are plain integers, tables numpy arrays.
+
+    Attributes:
+        frame_length: samples of a frame, L.
+        hop_length: samples between frames.
+        fft_length: N.
+        remove_dc: 1 or 0.
+        preemphasis: with 15 bits.
+        twiddle_bits: of `cosine`.
+        shift: of the last multiply-add.
+        zero_energy_log: the log2 that stands for an energy of 0.
+        code_min: lowest code.
+        code_max: highest code.
+        window: int32 (L,), with 15 bits.
+        cosine: int32 (N,), cos(2 pi n / N); its entry n - N/4 is the sine.
+        filter_start: int32 (M,), first bin of each filter.
+        filter_length: int32 (M,), number of its bins.
+        filter_weight: int32 (sum of lengths,), the weights one filter behind the other, with 11 bits.
+        log_table: int32 (257,), log2(1 + i / 256), with 20 bits.
+        multiplier: int64 (M, F), log energies -> features; for MFB a diagonal matrix.
+        offset: int64 (F,).
+    """
+
+    frame_length: int
+    hop_length: int
+    fft_length: int
+    remove_dc: int
+    preemphasis: int
+    twiddle_bits: int
+    shift: int
+    zero_energy_log: int
+    code_min: int
+    code_max: int
+    window: np.ndarray
+    cosine: np.ndarray
+    filter_start: np.ndarray
+    filter_length: np.ndarray
+    filter_weight: np.ndarray
+    log_table: np.ndarray
+    multiplier: np.ndarray
+    offset: np.ndarray
+
+
+def dft_tables(tables: IntegerTables) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and negative sines of every frame sample and bin, float64 (frame_length, fft_length // 2 + 1)."""
+    turns = np.outer(np.arange(tables.frame_length), np.arange(tables.fft_length // 2 + 1)) % tables.fft_length
+    quarter = tables.fft_length // 4 if tables.fft_length % 4 == 0 else None
+    if quarter is None:
+        raise ValueError(f"`fft_length` must be a multiple of 4 for a front end in integers, got {tables.fft_length}.")
+    sine = tables.cosine[(turns - quarter) % tables.fft_length]
+    return tables.cosine[turns].astype(np.float64), -sine.astype(np.float64)
+
+
+def integer_codes(frames: np.ndarray, tables: IntegerTables, *, steps: dict[str, Any] | None = None) -> np.ndarray:
+    """The definition, in numpy.
+
+    Args:
+        frames: int16 (T, frame_length).
+        tables: of the front end.
+        steps: if given, every intermediate result is put in here, as int64 (T, ...).
+
+    Returns:
+        int8 (T, F).
+    """
+    x = frames.astype(np.int64) << SAMPLE_BITS
+    if tables.remove_dc:
+        total = x.sum(axis=1, keepdims=True)
+        x = x - (2 * total + tables.frame_length) // (2 * tables.frame_length)
+    before = np.concatenate([x[:, :1], x[:, :-1]], axis=1)
+    emphasised = _rounded_shift((x << WINDOW_BITS) - tables.preemphasis * before, WINDOW_BITS)
+    windowed = _rounded_shift(emphasised * tables.window, WINDOW_BITS)
+    cosine, sine = dft_tables(tables)
+    real, imaginary = ((windowed.astype(np.float64) @ table).astype(np.int64) for table in (cosine, sine))
+    real, imaginary = (_rounded_shift(part, tables.twiddle_bits) for part in (real, imaginary))
+    power = _rounded_shift(real * real + imaginary * imaginary, POWER_SHIFT)
+    energy = np.empty((len(frames), len(tables.filter_start)), dtype=np.int64)
+    done = 0
+    for place, (start, length) in enumerate(zip(tables.filter_start, tables.filter_length, strict=True)):
+        weights = tables.filter_weight[done : done + length].astype(np.int64)
+        energy[:, place] = (power[:, start : start + length] * weights).sum(axis=1)
+        done += length
+    log = _log2(energy, tables)
+    codes = np.clip(
+        _rounded_shift(log @ tables.multiplier + tables.offset, tables.shift), tables.code_min, tables.code_max
+    )
+    if steps is not None:
+        steps |= {"windowed": windowed, "real": real, "imaginary": imaginary}
+        steps |= {"power": power, "energy": energy, "log2": log}
+    return codes.astype(np.int8)
+
+
+def _rounded_shift(x: np.ndarray, bits: int) -> np.ndarray:
+    return (x + (1 << (bits - 1))) >> bits
+
+
+def _log2(energy: np.ndarray, tables: IntegerTables) -> np.ndarray:
+    """log2 with 20 fraction bits of integers from 0 to 2^63 - 1."""
+    top = np.frexp(np.maximum(energy, 1).astype(np.float64))[1].astype(np.int64) - 1
+    top -= (np.int64(1) << top) > np.maximum(energy, 1)  # float64 may have rounded up to the next power of two
+    drop = top - 23
+    mantissa = np.where(drop >= 0, energy >> np.maximum(drop, 0), energy << np.maximum(-drop, 0)) - (1 << 23)
+    place, rest = mantissa >> 15, mantissa & 0x7FFF
+    place = np.where(energy > 0, place, 0)
+    low = tables.log_table[place].astype(np.int64)
+    high = tables.log_table[place + 1].astype(np.int64)
+    log = (top << LOG_BITS) + low + (((high - low) * rest) >> 15)
+    return np.where(energy > 0, log, tables.zero_energy_log)
+
+
+class IntegerFrontEnd:
+    """`integer_codes` at speed: the same integers, most of them in float64, where sums below 2^53 are exact.
+
+    Args:
+        tables: of the front end.
+    """
+
+    def __init__(self, tables: IntegerTables) -> None:
+        self.tables = tables
+        self._dft = np.concatenate(dft_tables(tables), axis=1)
+        self._filters = np.zeros((tables.fft_length // 2 + 1, len(tables.filter_start)))
+        done = 0
+        for place, (start, length) in enumerate(zip(tables.filter_start, tables.filter_length, strict=True)):
+            self._filters[start : start + length, place] = tables.filter_weight[done : done + length]
+            done += length
+        diagonal = np.diag(np.diagonal(tables.multiplier))
+        self._is_diagonal = bool(np.array_equal(tables.multiplier, diagonal))
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """float waveform (N,) in [-1, 1] -> int8 codes (T, F) of the frames that lie wholly inside."""
+        samples = np.clip(np.rint(waveform.astype(np.float32) * np.float32(INT16_SCALE)), -32768, 32767)
+        if len(samples) < self.tables.frame_length:
+            return np.zeros((0, len(self.tables.offset)), dtype=np.int8)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, self.tables.frame_length)[:: self.tables.hop_length]
+        blocks = [frames[start : start + _BLOCK_FRAMES] for start in range(0, len(frames), _BLOCK_FRAMES)]
+        return np.concatenate([self._codes(block) for block in blocks])
+
+    def _codes(self, frames: np.ndarray) -> np.ndarray:
+        """Whole samples (T, frame_length) of any type -> int8 (T, F)."""
+        tables = self.tables
+        x = frames.astype(np.float64) * (1 << SAMPLE_BITS)
+        if tables.remove_dc:
+            x -= np.floor((2 * x.sum(axis=1, keepdims=True) + tables.frame_length) / (2 * tables.frame_length))
+        emphasised = x * (1 << WINDOW_BITS)
+        emphasised[:, 1:] -= tables.preemphasis * x[:, :-1]
+        emphasised[:, 0] -= tables.preemphasis * x[:, 0]
+        windowed = _floor_shift(_floor_shift(emphasised, WINDOW_BITS) * tables.window, WINDOW_BITS)
+        spectrum = _floor_shift(windowed @ self._dft, tables.twiddle_bits).astype(np.int64)
+        power = np.square(spectrum).reshape(len(frames), 2, -1).sum(axis=1)
+        power = _rounded_shift(power, POWER_SHIFT)  # below 2^53; in two halves, for products with weights
+        high, low = power >> 24, power & ((1 << 24) - 1)
+        high, low = ((half.astype(np.float64) @ self._filters).astype(np.int64) for half in (high, low))
+        log = _log2((high << 24) + low, tables)
+        features = log * np.diagonal(tables.multiplier) if self._is_diagonal else log @ tables.multiplier
+        codes = np.clip(_rounded_shift(features + tables.offset, tables.shift), tables.code_min, tables.code_max)
+        return codes.astype(np.int8)
+
+
+def _floor_shift(x: np.ndarray, bits: int) -> np.ndarray:
+    """`_rounded_shift` of whole numbers in float64, in place."""
+    x += 1 << (bits - 1)
+    x *= 2.0**-bits
+    return np.floor(x, out=x)
