@@ -2,6 +2,8 @@
 
 from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
 from speechkit.callbacks.collapse_guard import CollapseError, CollapseGuard
+from speechkit.callbacks.cutmix import CutMix
+from speechkit.callbacks.cutout import Cutout
 from speechkit.callbacks.data_parallel import DataParallel
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.feature_noise import FeatureNoise
@@ -9,6 +11,9 @@ from speechkit.callbacks.filter_augment import FilterAugment
 from speechkit.callbacks.frequency_warp import FrequencyWarp
 from speechkit.callbacks.gradual_unfreezing import GradualUnfreezing
 from speechkit.callbacks.label_smoothing import LabelSmoothing
+from speechkit.callbacks.manifold_mixup import ManifoldMixup
+from speechkit.callbacks.mixup import Mixup
+from speechkit.callbacks.ramp import Ramp
 from speechkit.callbacks.representation_probe import RepresentationProbe
 from speechkit.callbacks.spec_augment import SpecAugment
 from speechkit.callbacks.step_seed import StepSeed
@@ -18,6 +23,8 @@ __all__ = [
     "ActivationCheckpointing",
     "CollapseError",
     "CollapseGuard",
+    "CutMix",
+    "Cutout",
     "DataParallel",
     "FeatureAugmentation",
     "FeatureNoise",
@@ -25,6 +32,9 @@ __all__ = [
     "FrequencyWarp",
     "GradualUnfreezing",
     "LabelSmoothing",
+    "ManifoldMixup",
+    "Mixup",
+    "Ramp",
     "RepresentationProbe",
     "SpecAugment",
     "StepSeed",
