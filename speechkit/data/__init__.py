@@ -7,6 +7,7 @@ from speechkit.data.archive import ArchivedCuts
 from speechkit.data.dataset import SpeechBatch, SpeechDataset
 from speechkit.data.joining import UtteranceJoining
 from speechkit.data.manifest import Utterance, read_cuts, read_utterances, write_utterances
+from speechkit.data.recorded_perturbations import RecordedNoisePerturbation, RecordedRoomPerturbation
 from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, Draw
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "ArchivedCuts",
     "BucketBatchSampler",
     "Draw",
+    "RecordedNoisePerturbation",
+    "RecordedRoomPerturbation",
     "SpeechBatch",
     "SpeechDataset",
     "Utterance",

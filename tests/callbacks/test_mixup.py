@@ -154,6 +154,7 @@ def test_manifold_mixup_visits_every_depth_of_any_encoder(trainer: Any) -> None:
         channels=16,
         kernel_sizes=(3,),
         strides=(2,),
+        conv_norm="layer",
         output_dim=16,
         num_layers=2,
         num_heads=2,
