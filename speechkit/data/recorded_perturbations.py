@@ -27,10 +27,7 @@ def find_recordings(path: str | os.PathLike[str]) -> list[Recording]:
         ValueError: there is neither, or no recording in it; one that is missing or not audio.
     """
     target = expand_path(path)
-    if target.is_dir():
-        found = [Utterance(file) for file in find_audio_files([target])]
-    else:
-        found = read_utterances(target)
+    found = [Utterance(file) for file in find_audio_files([target])] if target.is_dir() else read_utterances(target)
     if not found:
         raise ValueError(f"{target}: the manifest holds no recordings")
     recordings = []

@@ -114,7 +114,7 @@ class BandLimitPerturbation(Perturbation):
         self.sample_rate_hz = sample_rate_hz
 
     def __call__(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        if generator.random() >= self.probability:
+        if generator.random() >= self.probability or len(samples) == 0:
             return samples
         nyquist_hz = self.sample_rate_hz / 2
         low_hz, high_hz = generator.uniform(0.0, self.low_hz), generator.uniform(self.high_hz, nyquist_hz)
