@@ -124,10 +124,10 @@ def test_exchanged_speech_is_read_as_its_new_text(trainer: Any, task: Recognitio
     callback.load_state_dict({"borders": found})
     callback.setup(trainer, task, "fit")
     features, frames = task.front_end(waveforms(), LENGTHS)
-    torch.manual_seed(5)
+    torch.manual_seed(2)
     losses, _ = step(trainer, task, callback, epoch=1)
     made_of = {}
-    torch.manual_seed(5)
+    torch.manual_seed(2)
     pairs = torch.randperm(4).view(2, 2).tolist()
     torch.rand(2)  # which of the pairs; all
     texts = list(TEXTS)

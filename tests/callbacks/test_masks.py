@@ -88,7 +88,7 @@ def test_rectangles_are_rectangles_within_bounds() -> None:
 
 def test_rectangles_are_as_many_as_asked_for() -> None:
     one, many = (torch.stack([augmented(Cutout(n), s)[0] == 0 for s in range(30)]).float().mean() for n in (1, 5))
-    assert 3 < many / one < 5.01
+    assert 2.5 < many / one < 6
     assert torch.equal(augmented(Cutout(0)), FEATURES)
 
 
