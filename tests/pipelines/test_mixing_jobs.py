@@ -57,3 +57,11 @@ def test_all_of_them_resume_bit_for_bit(corpus: Path, tmp_path: Path, monkeypatc
 def test_switched_off_they_are_not_there(corpus: Path, tmp_path: Path) -> None:
     off = [{**callback, "class_path": f"speechkit.callbacks.{callback['class_path']}"} for callback in OFF]
     assert finetune(tmp_path / "off", f"trainer.callbacks={json.dumps(off)}") == finetune(tmp_path / "plain")
+
+
+def test_data_that_alignments_cannot_be_kept_of_is_refused_at_the_start(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joining = "data.joining=speechkit.data.UtteranceJoining"
+    assert main(["finetune", "--config", SMALL, "--config", MIXING, "--out", str(tmp_path / "out"), joining]) == 2
+    assert "`joining` must be none with CutMix" in capsys.readouterr().err
