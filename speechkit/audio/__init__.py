@@ -11,12 +11,19 @@ from speechkit.audio.files import (
     resample,
     stream_audio,
 )
-from speechkit.audio.perturbation import (
+from speechkit.audio.perturbations import (
+    BandLimitPerturbation,
+    ClippingPerturbation,
+    CodecPerturbation,
     GainPerturbation,
+    LevelDriftPerturbation,
     NoisePerturbation,
     PausePerturbation,
     Perturbation,
+    PitchPerturbation,
+    RoomPerturbation,
     SpeedPerturbation,
+    TempoPerturbation,
 )
 from speechkit.audio.segmentation import AudioSegment, Segmenter
 from speechkit.audio.voice_activity import VoiceActivityDetector
@@ -25,13 +32,20 @@ __all__ = [
     "AudioError",
     "AudioInfo",
     "AudioSegment",
+    "BandLimitPerturbation",
+    "ClippingPerturbation",
+    "CodecPerturbation",
     "GainPerturbation",
+    "LevelDriftPerturbation",
     "NoisePerturbation",
     "PausePerturbation",
     "Perturbation",
+    "PitchPerturbation",
     "Resampler",
+    "RoomPerturbation",
     "Segmenter",
     "SpeedPerturbation",
+    "TempoPerturbation",
     "VoiceActivityDetector",
     "decode_audio",
     "find_audio_files",

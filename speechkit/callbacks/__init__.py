@@ -5,6 +5,8 @@ from speechkit.callbacks.collapse_guard import CollapseError, CollapseGuard
 from speechkit.callbacks.composition import Order, compose
 from speechkit.callbacks.confidence_penalty import ConfidencePenalty
 from speechkit.callbacks.curriculum import Curriculum
+from speechkit.callbacks.cutmix import CutMix
+from speechkit.callbacks.cutout import Cutout
 from speechkit.callbacks.data_parallel import DataParallel
 from speechkit.callbacks.distillation import Distillation
 from speechkit.callbacks.ema import EMA
@@ -17,8 +19,11 @@ from speechkit.callbacks.gradual_unfreezing import GradualUnfreezing
 from speechkit.callbacks.label_smoothing import LabelSmoothing
 from speechkit.callbacks.layerwise_rate_decay import LayerwiseRateDecay
 from speechkit.callbacks.loss_term import LossTerm
+from speechkit.callbacks.manifold_mixup import ManifoldMixup
 from speechkit.callbacks.minimum_word_error_rate import MinimumWordErrorRate
+from speechkit.callbacks.mixup import Mixup
 from speechkit.callbacks.quantization_aware_training import QuantizationAwareTraining
+from speechkit.callbacks.ramp import Ramp
 from speechkit.callbacks.representation_probe import RepresentationProbe
 from speechkit.callbacks.spec_augment import SpecAugment
 from speechkit.callbacks.step_seed import StepSeed
@@ -33,6 +38,8 @@ __all__ = [
     "CollapseGuard",
     "ConfidencePenalty",
     "Curriculum",
+    "CutMix",
+    "Cutout",
     "DataParallel",
     "Distillation",
     "FeatureAugmentation",
@@ -44,9 +51,12 @@ __all__ = [
     "LabelSmoothing",
     "LayerwiseRateDecay",
     "LossTerm",
+    "ManifoldMixup",
     "MinimumWordErrorRate",
+    "Mixup",
     "Order",
     "QuantizationAwareTraining",
+    "Ramp",
     "RepresentationProbe",
     "SpecAugment",
     "StepSeed",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from speechkit.data.archive import ArchivedCuts
     from speechkit.data.dataset import SpeechBatch, SpeechDataset
     from speechkit.data.joining import UtteranceJoining
+    from speechkit.data.recorded_perturbations import RecordedNoisePerturbation, RecordedRoomPerturbation
     from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, Draw
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "ArchivedCuts",
     "BucketBatchSampler",
     "Draw",
+    "RecordedNoisePerturbation",
+    "RecordedRoomPerturbation",
     "SpeechBatch",
     "SpeechDataset",
     "Utterance",
@@ -33,6 +36,8 @@ _LATER = {
     "ArchivedCuts": "archive",
     "BucketBatchSampler": "sampler",
     "Draw": "sampler",
+    "RecordedNoisePerturbation": "recorded_perturbations",
+    "RecordedRoomPerturbation": "recorded_perturbations",
     "SpeechBatch": "dataset",
     "SpeechDataset": "dataset",
     "UtteranceJoining": "joining",

@@ -62,7 +62,8 @@ class SpeechDataset(Dataset[SpeechBatch]):
         seed: of perturbations and crops.
 
     Raises:
-        ValueError: a text that the tokenizer lacks, or none; of an archive, when it is drawn. `joining` with archives.
+        ValueError: a text that the tokenizer lacks, or none; of an archive, when it is drawn. `joining` with archives,
+            or a perturbation for another sample rate.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class SpeechDataset(Dataset[SpeechBatch]):
         self.perturbations, self.crop_seconds, self.joining = tuple(perturbations), crop_seconds, joining
         if joining is not None and isinstance(self.cuts, ArchivedCuts):
             raise ValueError("`joining` must be none with archives, whose utterances cannot be had at random.")
+        _check_rates(self.perturbations, sample_rate_hz)
         self._durations = [] if isinstance(self.cuts, ArchivedCuts) else self.durations_seconds
         self._targets = None if isinstance(cuts, ArchivedCuts) else [self._encode(cut) for cut in self.cuts]
         self._cache: dict[int, np.ndarray] = {}
@@ -175,6 +177,14 @@ class SpeechDataset(Dataset[SpeechBatch]):
             self._cache_bytes_left -= samples.nbytes
             self._cache[index] = samples
         return samples
+
+
+def _check_rates(perturbations: Sequence[Perturbation], sample_rate_hz: int) -> None:
+    for perturbation in perturbations:
+        rate = getattr(perturbation, "sample_rate_hz", sample_rate_hz)
+        if rate != sample_rate_hz:
+            name = type(perturbation).__name__
+            raise ValueError(f"`sample_rate_hz` of {name} must be that of the data, {sample_rate_hz}, got {rate}.")
 
 
 def _name(cut: "MonoCut") -> str:

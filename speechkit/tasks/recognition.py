@@ -80,7 +80,7 @@ class Recognition(lightning.LightningModule):
         """The mean over the joined batch of each utterance's loss per label."""
         logits, frames = self(batch.waveform, batch.lengths)
         losses = self.loss(logits, batch.targets, frames, batch.target_lengths)
-        self._name_infeasible(batch, frames)
+        self._name_infeasible(batch)
         loss = batch.loss_scale * (batch.weights * losses).sum()
         self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids), sync_dist=True)
         return loss
@@ -130,8 +130,9 @@ class Recognition(lightning.LightningModule):
         """What inference needs of this task."""
         return Bundle(self.front_end, self.encoder, self.head, self.tokenizer, card)
 
-    def _name_infeasible(self, batch: SpeechBatch, frames: Tensor) -> None:
-        """Says once which utterances have no alignment and so teach nothing."""
+    def _name_infeasible(self, batch: SpeechBatch) -> None:
+        """Says once which utterances have no alignment, and so teach nothing, whatever callbacks make of them."""
+        frames = self.encoder.output_lengths(self.front_end.output_lengths(batch.lengths))
         feasible = ctc_feasible(batch.targets, frames, batch.target_lengths)
         if bool(feasible.all()):
             return

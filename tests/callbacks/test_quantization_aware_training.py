@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from speechkit.callbacks import FloatTeacher, QuantizationAwareTraining, distillation_loss
+from speechkit.callbacks import FloatTeacher, QuantizationAwareTraining
+from speechkit.callbacks.float_teacher import distillation_loss
 
 
 def test_distillation_is_zero_at_the_teacher_and_grows_with_the_distance() -> None:
