@@ -8,6 +8,7 @@ from speechkit.data.dataset import SpeechBatch, SpeechDataset
 from speechkit.data.joining import UtteranceJoining
 from speechkit.data.manifest import Utterance, read_cuts, read_utterances, write_utterances
 from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, Draw
+from speechkit.data.unlabelled import UnlabelledSpeech
 
 __all__ = [
     "ArchiveBatchSampler",
@@ -16,6 +17,7 @@ __all__ = [
     "Draw",
     "SpeechBatch",
     "SpeechDataset",
+    "UnlabelledSpeech",
     "Utterance",
     "UtteranceJoining",
     "read_cuts",
