@@ -45,11 +45,20 @@ def recognition(tokenizer: CharTokenizer, *, dropout: float = 0.1, learning_rate
 
 
 def train(
-    folder: Path, callbacks: list[lightning.Callback], *, dropout: float = 0.1, learning_rate: float = 3e-3, **options: Any
+    folder: Path,
+    callbacks: list[lightning.Callback],
+    *,
+    dropout: float = 0.1,
+    learning_rate: float = 3e-3,
+    **options: Any,
 ) -> tuple[lightning.Trainer, Recognition, RecordGradients]:
     """Two epochs over train.jsonl of the folder; options are those of the trainer, and `ckpt_path`."""
     data = SpeechDataModule(
-        train=[str(folder / "train.jsonl")], tokenizer=CharTokenizer("abc "), batch_seconds=3.0, num_buckets=2, num_workers=0
+        train=[str(folder / "train.jsonl")],
+        tokenizer=CharTokenizer("abc "),
+        batch_seconds=3.0,
+        num_buckets=2,
+        num_workers=0,
     )
     task = recognition(data.tokenizer, dropout=dropout, learning_rate=learning_rate)
     recorder = RecordGradients()

@@ -36,5 +36,5 @@ def test_only_the_view_learns_and_only_from_its_own_frames() -> None:
 
 
 def test_views_of_other_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`target_logits` must have the shape of `logits`, \(1, 5, 3\), got \(1, 6, 3\)"):
+    with pytest.raises(ValueError, match=r"must have the shape of `logits`, \(1, 5, 3\), got \(1, 6, 3\)"):
         frame_divergence(torch.zeros(1, 5, 3), torch.zeros(1, 6, 3), torch.tensor([5]))
