@@ -1,7 +1,6 @@
 """Plug-ins: each attaches torch's own hooks to a submodule of a task in `setup` and removes them in `teardown`."""
 
 from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
-from speechkit.callbacks.added_loss import AddedLoss
 from speechkit.callbacks.collapse_guard import CollapseError, CollapseGuard
 from speechkit.callbacks.consistency_regularization import ConsistencyRegularization
 from speechkit.callbacks.consistency_training import ConsistencyTraining
@@ -21,7 +20,6 @@ from speechkit.callbacks.throughput import Throughput
 
 __all__ = [
     "ActivationCheckpointing",
-    "AddedLoss",
     "CollapseError",
     "CollapseGuard",
     "ConsistencyRegularization",

@@ -16,8 +16,9 @@ class ConsistencyRegularization(AddedLoss):
 
     Each labelled batch passes the feature callbacks and the network twice, with other masks and dropout. The loss is
     the mean of both CTC losses and, times `weight`, half the sum of KL(b || a) and KL(a || b), each with its first side
-    constant. The divergence is a sum over frames, over the number of labels, as CTC's loss is here:
-    so `weight` is the paper's alpha. The paper masks 2.5 times as many frames as without.
+    constant. The divergence is a sum over frames, over the number of labels, as CTC's loss is here: so `weight` is the
+    paper's alpha. The paper masks 2.5 times as many frames as without. What other callbacks add to the loss they add
+    once, to the first view; none may mix utterances, for the second view would be of one alone.
 
     Args:
         weight: alpha; 0 is off.
@@ -28,16 +29,20 @@ class ConsistencyRegularization(AddedLoss):
 
     def __init__(self, weight: float = 0.2) -> None:
         super().__init__(weight)
-        self._first: dict[str, Tensor] = {}
+        self._first: dict[str, Any] = {}
 
     def attach(self, trainer: lightning.Trainer, task: Recognition) -> None:
         def keep_logits(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
             self._first.setdefault("logits", output[0])
 
-        def keep_losses(module: nn.Module, args: Any, losses: Tensor) -> None:
+        def keep_losses(module: nn.Module, args: Any, kwargs: dict[str, Any], losses: Tensor) -> None:
             self._first.setdefault("losses", losses)
+            self._first.setdefault("options", kwargs)
 
-        self._handles += [task.head.register_forward_hook(keep_logits), task.loss.register_forward_hook(keep_losses)]
+        self._handles += [
+            task.head.register_forward_hook(keep_logits),
+            task.loss.register_forward_hook(keep_losses, with_kwargs=True, prepend=True),  # before others add to it
+        ]
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
@@ -52,7 +57,8 @@ class ConsistencyRegularization(AddedLoss):
     def added_loss(self, trainer: lightning.Trainer, task: Recognition, batch: SpeechBatch) -> Tensor:
         first_logits, first_losses = self._first["logits"], self._first["losses"]
         logits, frames = task(batch.waveform, batch.lengths)
-        losses = task.loss(logits, batch.targets, frames, batch.target_lengths)
+        # not by calling the module, whose hooks have run
+        losses = task.loss.forward(logits, batch.targets, frames, batch.target_lengths, **self._first["options"])
         apart = frame_divergence(logits, first_logits, frames) + frame_divergence(first_logits, logits, frames)
         divergence = batch.loss_scale * (batch.weights * 0.5 * apart / batch.target_lengths.clamp(min=1)).sum()
         task.log("regularization_loss", divergence.detach(), batch_size=len(batch.ids), sync_dist=True)

@@ -99,7 +99,7 @@ class PseudoLabel(AddedLoss):
         targets, target_lengths, is_kept = self.pseudo_labels(task, heard)
         weights = heard.weights * is_kept
         logits, frames = task(heard.waveform, heard.lengths)
-        losses = task.loss(logits, targets, frames, target_lengths)
+        losses = task.loss.forward(logits, targets, frames, target_lengths)  # hooks on `loss` are for labelled batches
         loss = heard.loss_scale * (weights * losses).sum()
         kept = heard.loss_scale * weights.sum()
         task.log("pseudo_label_loss", loss.detach(), batch_size=len(heard.ids), sync_dist=True)

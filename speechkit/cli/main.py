@@ -19,6 +19,7 @@ from speechkit.cli import (
     plot_codes,
     plot_run,
     probe,
+    pseudo_label,
     train,
     transcribe,
 )
@@ -35,6 +36,7 @@ _COMMANDS = {
     "probe": probe,
     "embed": embed,
     "evaluate": evaluate,
+    "pseudo-label": pseudo_label,
     "calibrate": calibrate,
     "lm": language_model,
     "features": features,

@@ -1,7 +1,5 @@
 """A tiny training with any callbacks, in this process or under torchrun, that gives the gradients of every step."""
 
-import importlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +8,14 @@ from typing import Any
 import lightning
 import torch
 
-from speechkit.callbacks import DataParallel, StepSeed
+from speechkit.callbacks import (
+    ConsistencyRegularization,
+    ConsistencyTraining,
+    DataParallel,
+    DomainAdversarial,
+    PseudoLabel,
+    StepSeed,
+)
 from speechkit.data import UnlabelledSpeech
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.encoders import SeparableConvEncoder
@@ -86,14 +91,22 @@ def unlabelled(folder: Path, **options: Any) -> UnlabelledSpeech:
     return UnlabelledSpeech([str(folder / "unlabelled.jsonl")], **{"batch_seconds": 3.0, "num_workers": 0, **options})
 
 
-def main(folder: str, name: str, options: str, out: str) -> None:
-    cls = getattr(importlib.import_module("speechkit.callbacks"), name)
-    arguments = json.loads(options)
-    if arguments.pop("needs_unlabelled", True):
-        arguments["unlabelled"] = unlabelled(Path(folder))
-    trainer, _, recorder = train(Path(folder), [cls(**arguments)], dropout=0.0, learning_rate=0.0)
-    if trainer.is_global_zero:
-        torch.save(recorder.steps, out)
+def main(folder: str, out: str) -> None:
+    """The gradients of each callback's training, in which nothing is drawn at random by a rank."""
+    path = Path(folder)
+    anything_goes = {"min_confidence": 0.0, "min_length_ratio": 0.0, "max_length_ratio": 1000.0}
+    callbacks = [
+        PseudoLabel(unlabelled(path), start_fraction=0.0, **anything_goes),
+        ConsistencyTraining(unlabelled(path), min_confidence=0.0),
+        ConsistencyRegularization(),
+        DomainAdversarial(unlabelled(path), weight=1.0, conditional=True),
+    ]
+    steps = {}
+    for callback in callbacks:
+        _, _, recorder = train(path, [callback], dropout=0.0, learning_rate=0.0, max_epochs=1)
+        steps[type(callback).__name__] = recorder.steps
+    if int(os.environ.get("RANK", "0")) == 0:
+        torch.save(steps, out)
 
 
 if __name__ == "__main__":
