@@ -48,9 +48,9 @@ class PseudoLabel(AddedLoss):
         weight: float = 1.0,
         momentum: float = 0.999,
         start_fraction: float = 0.2,
-        min_confidence: float = 0.7,
-        min_length_ratio: float = 0.5,
-        max_length_ratio: float = 1.5,
+        min_confidence: float = 0.5,
+        min_length_ratio: float = 0.3,
+        max_length_ratio: float = 2.0,
     ) -> None:
         super().__init__(weight, unlabelled)
         if not 0.0 <= momentum < 1.0:

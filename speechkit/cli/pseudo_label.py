@@ -21,14 +21,14 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="recordings with text; where they recur they are left out",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="manifest to write (.jsonl)")
-    parser.add_argument("--min-confidence", type=float, default=0.7, metavar="P", help="in [0, 1] (%(default)s)")
+    parser.add_argument("--min-confidence", type=float, default=0.5, metavar="P", help="in [0, 1] (%(default)s)")
     parser.add_argument(
         "--length-ratio",
         nargs=2,
         type=float,
-        default=(0.5, 1.5),
+        default=(0.3, 2.0),
         metavar=("MIN", "MAX"),
-        help="characters a second over those of the labelled ones (0.5 1.5)",
+        help="characters a second over those of the labelled ones (0.3 2.0)",
     )
     parser.add_argument("--no-language-model", action="store_true", help="decode greedily")
     parser.add_argument("--overwrite", action="store_true", help="write --out even if it exists")
