@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -78,6 +79,10 @@ class DomainAdversarial(AddedLoss):
     def attach(self, trainer: lightning.Trainer, task: Recognition) -> None:
         if isinstance(trainer.strategy, ModelParallelStrategy):
             raise ValueError("DomainAdversarial needs whole parameters, and `trainer.strategy` shards them.")
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        for other in callbacks[: callbacks.index(self) if self in callbacks else 0]:
+            if isinstance(other, WeightAveraging):  # it has copied the task, and pairs parameters by their places
+                raise ValueError(f"`callbacks` must list DomainAdversarial before {type(other).__name__}.")
         self._places = self._find_domains(trainer)
         try:
             layer = task.get_submodule(self.layer)

@@ -127,7 +127,7 @@ def test_all_at_once(corpora: Path, order: int) -> None:
     added = [make(corpora, weight=0.3) for name, make in MAKE.items() if name != "speakers"][::order]
     trainer, task, recorder = train(
         corpora,
-        [EMAWeightAveraging(decay=0.9), *added, LabelSmoothing(), SpecAugment()],
+        [*added, LabelSmoothing(), SpecAugment(), EMAWeightAveraging(decay=0.9)],
         accumulate_grad_batches=2,
         precision="bf16-mixed",
         max_epochs=3,
@@ -141,6 +141,11 @@ def test_all_at_once(corpora: Path, order: int) -> None:
         - {name for name, _ in task.named_parameters()}
         - {f"domain_classifier.layers.{place}.{kind}" for place in (0, 2) for kind in ("weight", "bias")}
     )
+
+
+def test_averaged_weights_come_behind_the_classifier(corpora: Path) -> None:
+    with pytest.raises(ValueError, match="must list DomainAdversarial before EMAWeightAveraging"):
+        train(corpora, [EMAWeightAveraging(), MAKE["adversarial"](corpora)])
 
 
 def test_another_task_and_a_negative_weight_are_named(corpora: Path) -> None:
