@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+OVERLAY = "overlay"
+
 
 def recipe_folder() -> Path:
     """Where the shipped recipes lie, one subfolder a command."""
@@ -13,7 +15,7 @@ def recipe_folder() -> Path:
 
 
 def list_recipes() -> dict[str, list[Path]]:
-    """Command ("pretrain", "finetune") -> its recipes."""
+    """Command ("pretrain", "finetune") -> its recipes; "overlay" -> what is laid over one."""
     folders = sorted(folder for folder in recipe_folder().iterdir() if folder.is_dir() and any(folder.glob("*.yaml")))
     return {folder.name: sorted(folder.glob("*.yaml")) for folder in folders}
 
@@ -29,7 +31,7 @@ def find_recipe(name: str, command: str | None = None) -> Path:
             raise ValueError(f"--config {name}: no such file")
         return Path(name)
     recipes = list_recipes()
-    candidates = [path for key, paths in recipes.items() if command in (None, key) for path in paths]
+    candidates = [path for key, paths in recipes.items() if command in (None, key) or key == OVERLAY for path in paths]
     for path in candidates:
         if path.stem == name:
             return path

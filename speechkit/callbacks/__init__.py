@@ -4,11 +4,14 @@ from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
 from speechkit.callbacks.collapse_guard import CollapseError, CollapseGuard
 from speechkit.callbacks.composition import Order, compose
 from speechkit.callbacks.confidence_penalty import ConfidencePenalty
+from speechkit.callbacks.consistency_regularization import ConsistencyRegularization
+from speechkit.callbacks.consistency_training import ConsistencyTraining
 from speechkit.callbacks.curriculum import Curriculum
 from speechkit.callbacks.cutmix import CutMix
 from speechkit.callbacks.cutout import Cutout
 from speechkit.callbacks.data_parallel import DataParallel
 from speechkit.callbacks.distillation import Distillation
+from speechkit.callbacks.domain_adversarial import DomainAdversarial
 from speechkit.callbacks.ema import EMA
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.feature_noise import FeatureNoise
@@ -22,6 +25,7 @@ from speechkit.callbacks.loss_term import LossTerm
 from speechkit.callbacks.manifold_mixup import ManifoldMixup
 from speechkit.callbacks.minimum_word_error_rate import MinimumWordErrorRate
 from speechkit.callbacks.mixup import Mixup
+from speechkit.callbacks.pseudo_label import PseudoLabel
 from speechkit.callbacks.quantization_aware_training import QuantizationAwareTraining
 from speechkit.callbacks.ramp import Ramp
 from speechkit.callbacks.representation_probe import RepresentationProbe
@@ -37,11 +41,14 @@ __all__ = [
     "CollapseError",
     "CollapseGuard",
     "ConfidencePenalty",
+    "ConsistencyRegularization",
+    "ConsistencyTraining",
     "Curriculum",
     "CutMix",
     "Cutout",
     "DataParallel",
     "Distillation",
+    "DomainAdversarial",
     "FeatureAugmentation",
     "FeatureNoise",
     "FilterAugment",
@@ -55,6 +62,7 @@ __all__ = [
     "MinimumWordErrorRate",
     "Mixup",
     "Order",
+    "PseudoLabel",
     "QuantizationAwareTraining",
     "Ramp",
     "RepresentationProbe",

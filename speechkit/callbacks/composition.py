@@ -18,6 +18,7 @@ class Order(IntEnum):
     """Kinds of callbacks, in the order in which they act in a training step; numbers leave room between them."""
 
     SEED = 0  # seeds the generators, before anything draws
+    PARAMETERS = 5  # gives the task parameters of its own while it trains, before an average copies it
     AVERAGE = 10  # averages the weights; copies the task before others attach anything to it
     BATCH = 20  # chooses the utterances and texts of a batch, or adds to them
     MIX = 30  # mixes the features and texts of several utterances

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
 
 from speechkit.audio import PausePerturbation
+from speechkit.callbacks.composition import Order
 from speechkit.callbacks.mixup import Mixup, draw_pairs
 from speechkit.callbacks.ramp import Ramp, check_share, training_progress, value_at
 from speechkit.callbacks.word_borders import WordBorders, align_words
@@ -110,6 +111,9 @@ class CutMix(lightning.Callback):
         ValueError: a share outside [0, 1], fewer than one epoch; at the start of training, a task without CTC, a
             `Mixup` before this callback, or data whose words do not stay at their share of the utterance.
     """
+
+    order = Order.MIX
+    exclusive = "targets"
 
     def __init__(
         self,

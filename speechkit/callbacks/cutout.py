@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from speechkit.callbacks.composition import Order
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.ramp import Ramp, check_share, value_at
 from speechkit.callbacks.spec_augment import random_spans
@@ -26,6 +27,8 @@ class Cutout(FeatureAugmentation):
     Raises:
         ValueError: a negative count or side, or a share outside [0, 1].
     """
+
+    order = Order.MASK
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from speechkit.callbacks.composition import Order
 from speechkit.callbacks.ramp import Ramp, check_share, training_progress, value_at
 from speechkit.losses import CTCLoss
 
@@ -97,6 +98,9 @@ class Mixup(lightning.Callback):
         ValueError: a probability or weight outside [0, 1], or an `alpha` that is not positive; at the start of
             training, a task without CTC, or another callback that mixes.
     """
+
+    order = Order.MIX
+    exclusive = "targets"
 
     def __init__(
         self, probability: float | Ramp = 0.3, alpha: float = 0.5, *, weight: float | Ramp | None = None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from speechkit.data.joining import UtteranceJoining
     from speechkit.data.recorded_perturbations import RecordedNoisePerturbation, RecordedRoomPerturbation
     from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, Draw
+    from speechkit.data.unlabelled import UnlabelledSpeech
 
 __all__ = [
     "ArchiveBatchSampler",
@@ -25,6 +26,7 @@ __all__ = [
     "RecordedRoomPerturbation",
     "SpeechBatch",
     "SpeechDataset",
+    "UnlabelledSpeech",
     "Utterance",
     "UtteranceJoining",
     "read_cuts",
@@ -40,6 +42,7 @@ _LATER = {
     "RecordedRoomPerturbation": "recorded_perturbations",
     "SpeechBatch": "dataset",
     "SpeechDataset": "dataset",
+    "UnlabelledSpeech": "unlabelled",
     "UtteranceJoining": "joining",
 }
 

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from speechkit.audio import Perturbation
 from speechkit.data.archive import ArchivedCuts
-from speechkit.data.dataset import SpeechBatch, SpeechDataset
+from speechkit.data.dataset import ErrorsAsItems, SpeechBatch, SpeechDataset
 from speechkit.data.joining import UtteranceJoining
 from speechkit.data.manifest import expand_path, read_cuts
-from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, Draw, JoinedBatchSampler
+from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, JoinedBatchSampler
 from speechkit.text import Tokenizer, normalize_text
 
 
@@ -195,7 +195,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         if shuffle:
             sampler.resume(*self._resume)
         return DataLoader(
-            _ErrorsAsItems(dataset) if self.num_workers else dataset,
+            ErrorsAsItems(dataset) if self.num_workers else dataset,
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
@@ -223,22 +223,6 @@ class SpeechDataModule(lightning.LightningDataModule):
         self._resume = (state_dict["epoch"], state_dict["batches_done"])
         assert self.trainer is not None
         self.trainer.fit_loop._combined_loader = None  # sharding strategies restore late: what they have built is stale
-
-
-class _ErrorsAsItems(Dataset[SpeechBatch | ValueError]):
-    """Returns a `ValueError` instead of raising it: from a worker, torch would raise its whole traceback as text."""
-
-    def __init__(self, dataset: SpeechDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, draws: list[Draw]) -> SpeechBatch | ValueError:
-        try:
-            return self.dataset[draws]
-        except ValueError as error:
-            return error
 
 
 def _as_list(names: Sequence[str] | str) -> list[str]:

@@ -1,7 +1,7 @@
 """Cuts -> batches of waveforms and label ids. One item of the dataset is a whole batch, as a sampler draws it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class SpeechBatch:
     texts: list[str]
     speakers: list[str | None]
     seeds: list[int]  # for what a step draws at random for each utterance, the same on whatever rank it is
+    manifests: list[str | None] = field(default_factory=list)  # that name the utterances; none of archives
 
     def to(self, device: Any, **kwargs: Any) -> "SpeechBatch":
         """Moves the tensors; Lightning calls this."""
@@ -120,6 +121,7 @@ class SpeechDataset(Dataset[SpeechBatch]):
             texts=texts,
             speakers=[supervision.speaker for supervision in supervisions],
             seeds=[self._seed(draw) for draw in draws],
+            manifests=[cut.manifest if cut.has_custom("manifest") else None for cut in cuts],
         )
 
     def _item(self, draw: Draw, cut: "MonoCut") -> tuple[Tensor, Tensor, str]:
@@ -177,6 +179,22 @@ class SpeechDataset(Dataset[SpeechBatch]):
             self._cache_bytes_left -= samples.nbytes
             self._cache[index] = samples
         return samples
+
+
+class ErrorsAsItems(Dataset[SpeechBatch | ValueError]):
+    """Returns a `ValueError` instead of raising it: from a worker, torch would raise its whole traceback as text."""
+
+    def __init__(self, dataset: SpeechDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draws: list[Draw]) -> SpeechBatch | ValueError:
+        try:
+            return self.dataset[draws]
+        except ValueError as error:
+            return error
 
 
 def _check_rates(perturbations: Sequence[Perturbation], sample_rate_hz: int) -> None:

@@ -33,8 +33,13 @@ from speechkit.tasks import Recognition
 SMALL = Path(__file__).parents[1] / "pipelines" / "small.yaml"
 PLUG_INS: dict[str, dict[str, Any]] = {  # of speechkit.callbacks, with arguments that show in five steps
     "ActivationCheckpointing": {},
+    "ConfidencePenalty": {},
+    "ConsistencyRegularization": {},
     "Curriculum": {"epochs": 2},
+    "CutMix": {"wait_fraction": 0.0},
+    "Cutout": {},
     "DataParallel": {"check_every_n_steps": 1},
+    "DomainAdversarial": {"domain": "speaker"},
     "EMA": {"decay": 0.9},
     "FeatureNoise": {},
     "FilterAugment": {},
@@ -42,13 +47,19 @@ PLUG_INS: dict[str, dict[str, Any]] = {  # of speechkit.callbacks, with argument
     "GradualUnfreezing": {"modules": ["encoder.layers"], "fraction": 0.5},
     "LabelSmoothing": {},
     "LayerwiseRateDecay": {},
+    "MinimumWordErrorRate": {"start_fraction": 0.0},
+    "Mixup": {"probability": 1.0},
     "SWA": {"start_fraction": 0.5},
     "SpecAugment": {},
 }
 NEUTRAL: dict[str, dict[str, Any]] = {  # with which nothing happens
+    "ConfidencePenalty": {"weight": 0.0},
+    "ConsistencyRegularization": {"weight": 0.0},
+    "DomainAdversarial": {"weight": 0.0, "domain": "speaker"},
     "EMA": {"decay": 0.0},
     "LabelSmoothing": {"smoothing": 0.0},
     "LayerwiseRateDecay": {"decay": 1.0},
+    "MinimumWordErrorRate": {"weight": 0.0},
 }
 SAME_ON_MANY = ("Curriculum", "DataParallel", "EMA", "GradualUnfreezing", "LayerwiseRateDecay")  # draw nothing
 
@@ -120,7 +131,7 @@ class Interrupted(Exception):  # noqa: N818
     """What ends the training in mid-epoch."""
 
 
-@pytest.mark.parametrize("names", deal(2, seed=0), ids=lambda names: "-".join(names))
+@pytest.mark.parametrize("names", deal(3, seed=0), ids=lambda names: "-".join(names))
 def test_any_subset_goes_on_where_it_stopped(
     corpus: Path, tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +184,7 @@ def test_two_processes_train_as_one(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", deal(2, seed=1), ids=lambda names: "-".join(names))
+@pytest.mark.parametrize("names", deal(3, seed=1), ids=lambda names: "-".join(names))
 def test_any_subset_on_two_processes(corpus: Path, tmp_path: Path, names: list[str]) -> None:
     """`DataParallel` compares the weights of the ranks after each step."""
     plug_ins = {name: PLUG_INS[name] for name in dict.fromkeys([*names, "DataParallel"])}

@@ -1,0 +1,72 @@
+"""Consistency regularisation of CTC: two distorted views of a labelled utterance teach each other."""
+
+from typing import Any
+
+import lightning
+from torch import Tensor, nn
+
+from speechkit.callbacks.added_loss import AddedLoss
+from speechkit.callbacks.composition import Order
+from speechkit.data import SpeechBatch
+from speechkit.losses import frame_divergence
+from speechkit.tasks import Recognition
+
+
+class ConsistencyRegularization(AddedLoss):
+    """CR-CTC (Yao et al. 2024, arXiv 2410.05101): no recordings without text are needed.
+
+    Each labelled batch passes the feature callbacks and the network twice, with other masks and dropout. The loss is
+    the mean of both CTC losses and, times `weight`, half the sum of KL(b || a) and KL(a || b), each with its first side
+    constant. The divergence is a sum over frames, over the number of labels, as CTC's loss is here: so `weight` is the
+    paper's alpha. The paper masks 2.5 times as many frames as without. What other callbacks add to the loss they add
+    once, to the first view; none may mix utterances, for the second view would be of one alone.
+
+    Args:
+        weight: alpha; 0 is off.
+
+    Raises:
+        ValueError: a negative weight; at start, another task than `Recognition`.
+    """
+
+    order = Order.LOSS
+    exclusive = "targets"
+
+    def __init__(self, weight: float = 0.2) -> None:
+        super().__init__(weight)
+        self._first: dict[str, Any] = {}
+
+    def attach(self, trainer: lightning.Trainer, task: Recognition) -> None:
+        def keep_logits(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
+            self._first.setdefault("logits", output[0])
+
+        def keep_losses(module: nn.Module, args: Any, kwargs: dict[str, Any], losses: Tensor) -> None:
+            self._first.setdefault("losses", losses)
+            self._first.setdefault("options", kwargs)
+
+        self._handles += [
+            task.head.register_forward_hook(keep_logits),
+            task.loss.register_forward_hook(keep_losses, with_kwargs=True, prepend=True),  # before others add to it
+        ]
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._first.clear()  # what comes next is the plain pass of the step
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._first.clear()
+
+    def added_loss(self, trainer: lightning.Trainer, task: Recognition, batch: SpeechBatch) -> Tensor:
+        first_logits, first_losses = self._first["logits"], self._first["losses"]
+        logits, frames = task(batch.waveform, batch.lengths)
+        # not by calling the module, whose hooks have run
+        losses = task.loss.forward(logits, batch.targets, frames, batch.target_lengths, **self._first["options"])
+        apart = frame_divergence(logits, first_logits, frames) + frame_divergence(first_logits, logits, frames)
+        divergence = batch.loss_scale * (batch.weights * 0.5 * apart / batch.target_lengths.clamp(min=1)).sum()
+        task.log("regularization_loss", divergence.detach(), batch_size=len(batch.ids), sync_dist=True)
+        half_of_each = (
+            0.5 * batch.loss_scale * (batch.weights * (losses - first_losses)).sum()
+        )  # the step has the first
+        return half_of_each + self.weight * divergence
