@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from speechkit.audio import AudioError
-from speechkit.encoders.receptive_field import encoder_stride
 from speechkit.features import MFB
 from speechkit.recognizer import Recognizer, Word
 
@@ -77,7 +76,7 @@ def _posteriors(recognizer: Recognizer, waveform: np.ndarray) -> dict[str, Any]:
     """Of each stretch of speech, posteriors (symbols, frames): the blank's, then those of labels that are likely."""
     ((_, passages),) = recognizer.passages_iter([waveform])
     assert not isinstance(passages, AudioError)
-    blank, step = recognizer.tokenizer.blank_id, encoder_stride(recognizer.encoder) * recognizer.front_end.hop_seconds
+    blank, step = recognizer.tokenizer.blank_id, recognizer.model.step_seconds
     posteriors = [passage.logits.softmax(dim=-1) for passage in passages]
     labels = _likely_labels(posteriors, blank)
     return {

@@ -200,7 +200,7 @@ def recorded_log_probs(recognizer: Recognizer, rows: Iterable[dict[str, Any]]) -
     results = []
     for row in rows:
         waveform = torch.from_numpy(load_audio(row["path"], recognizer.sample_rate_hz))
-        logits, frames = recognizer.logits(waveform[None], torch.tensor([len(waveform)]))
+        logits, frames = recognizer.model.logits(waveform[None], torch.tensor([len(waveform)]))
         results.append(logits[0, : int(frames[0])].float().log_softmax(-1).clone())
     return results
 

@@ -6,17 +6,12 @@
     lm.arpa            a language model over words, plain or gzip, if it decodes with one
     card.md            data, metrics, licence
 
-A zipped bundle is read in memory: nothing of it is ever written to disk.
+An int8 bundle (`speechkit.integer_bundle`) has `model.int8.onnx`, `qparams.json` and `qparams.npz` instead of weights.
 """
 
-import lzma
 import os
-import stat
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import safetensors.torch
@@ -25,15 +20,18 @@ from safetensors import SafetensorError
 from torch import nn
 
 import speechkit
+from speechkit.bundle_files import (
+    FORMAT,
+    build_tokenizer,
+    read_bundle_files,
+    read_config,
+    read_decoding,
+    write_bundle_files,
+)
 from speechkit.parts import TRUSTED_PACKAGES, build, describe
 from speechkit.text import Tokenizer
 
-FORMAT = 1
 _MODULES = ("front_end", "encoder", "head")
-_LARGEST_ARCHIVE_BYTES = 16 << 30
-_DECOMPRESSION_ERRORS = (zlib.error, lzma.LZMAError)
-_DECODING = ("temperature", "lm_weight", "word_bonus", "beam_size")
-_KNOWN_FILES = ("config.yaml", "model.safetensors", "tokens.model", "lm.arpa", "card.md")
 
 
 @dataclass
@@ -61,21 +59,7 @@ def save_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: a part that does not keep its constructor arguments.
     """
-    files = _to_files(bundle)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".zip":
-        partial = target.with_name(target.name + ".partial")
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
-        os.replace(partial, target)
-        return
-    target.mkdir(exist_ok=True)
-    for name, content in files.items():
-        partial = target / (name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, target / name)
+    write_bundle_files(_to_files(bundle), path)
 
 
 def load_bundle(path: str | os.PathLike[str], *, trusted_packages: Sequence[str] = ()) -> Bundle:
@@ -88,7 +72,13 @@ def load_bundle(path: str | os.PathLike[str], *, trusted_packages: Sequence[str]
     Raises:
         ValueError: not a bundle, another format, a damaged or unsafe archive, or weights that do not fit; one line.
     """
-    files = _read_archive(Path(path)) if Path(path).is_file() else _read_folder(Path(path))
+    return bundle_from_files(read_bundle_files(path), path, trusted_packages=trusted_packages)
+
+
+def bundle_from_files(
+    files: Mapping[str, bytes], path: str | os.PathLike[str], *, trusted_packages: Sequence[str] = ()
+) -> Bundle:
+    """What `load_bundle` makes of the contents by name; `path` is for errors."""
     try:
         return _from_files(files, (*TRUSTED_PACKAGES, *trusted_packages))
     except ValueError as error:
@@ -116,20 +106,12 @@ def _to_files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> Bundle:
+    if "qparams.json" in files and "model.safetensors" not in files:
+        raise ValueError("holds an int8 model only; take the float bundle that it was made from")
     missing = [name for name in ("config.yaml", "model.safetensors") if name not in files]
     if missing:
         raise ValueError(f"not a bundle, it lacks {' and '.join(missing)}")
-    try:
-        config = yaml.safe_load(files["config.yaml"])
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ValueError("config.yaml is not valid YAML") from None
-    if not isinstance(config, dict) or "encoder" not in config or "front_end" not in config:
-        raise ValueError("config.yaml must hold `format`, `front_end` and `encoder`")
-    if config.get("format") != FORMAT:
-        raise ValueError(
-            f"bundle format {config.get('format')!r} (written by speechkit {config.get('speechkit', 'unknown')}) "
-            f"cannot be read by speechkit {speechkit.__version__}, which reads format {FORMAT}"
-        )
+    config = read_config(files, ("front_end", "encoder"))
     try:
         weights = safetensors.torch.load(files["model.safetensors"])
     except SafetensorError as error:
@@ -144,73 +126,10 @@ def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> 
         except RuntimeError as error:
             raise ValueError(f"model.safetensors does not fit `{name}`: {' '.join(str(error).split())}") from None
         module.eval()
-    tokenizer = None
-    if config.get("tokenizer"):
-        tokenizer = build(config["tokenizer"], trusted_packages=trusted_packages)
-        if not isinstance(tokenizer, Tokenizer):
-            raise ValueError(f"`tokenizer` must be a Tokenizer, got {type(tokenizer).__name__}")
-        tokenizer.load_files(files)
+    tokenizer = build_tokenizer(config, files, trusted_packages)
     card = files.get("card.md", b"").decode("utf-8", errors="replace")
-    decoding = _read_decoding(config.get("decoding") or {})
+    decoding = read_decoding(config)
     language_model = files.get("lm.arpa", b"")
     return Bundle(
         modules["front_end"], modules["encoder"], modules.get("head"), tokenizer, card, decoding, language_model
     )
-
-
-def _read_decoding(settings: Any) -> dict[str, float]:
-    """Numbers by name, each of them known."""
-    if not isinstance(settings, dict):
-        raise ValueError(f"config.yaml: `decoding` must hold names and numbers, got {type(settings).__name__}")
-    for name, value in settings.items():
-        if name not in _DECODING:
-            raise ValueError(f"config.yaml: `decoding` must hold {', '.join(_DECODING)}, got {name!r}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"config.yaml: `decoding.{name}` must be a number, got {value!r}")
-    return settings
-
-
-def _read_folder(path: Path) -> dict[str, bytes]:
-    if not path.is_dir():
-        raise ValueError(f"{path}: no such bundle (a folder or .zip)")
-    return {name: (path / name).read_bytes() for name in _KNOWN_FILES if (path / name).is_file()}
-
-
-def _read_archive(path: Path) -> dict[str, bytes]:
-    """Reads the known files of a .zip, each exactly as long as it declares, after every name was checked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            for member in members:
-                _check_member(path, member)
-            if sum(member.file_size for member in members) > _LARGEST_ARCHIVE_BYTES:
-                raise ValueError(f"{path}: declares more than {_LARGEST_ARCHIVE_BYTES >> 30} GiB")
-            roots = {PurePosixPath(member.filename).parts[0] for member in members}
-            prefix = f"{roots.pop()}/" if len(roots) == 1 and "config.yaml" not in roots else ""
-            names = {member.filename.removeprefix(prefix): member for member in members}
-            files = {name: archive.read(names[name]) for name in _KNOWN_FILES if name in names}
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        EOFError,
-        RuntimeError,
-        OSError,
-        zlib.error,
-        lzma.LZMAError,
-    ) as error:
-        raise ValueError(f"{path}: damaged or not a .zip archive ({error})") from None
-    for name, content in files.items():
-        if len(content) != names[name].file_size:
-            raise ValueError(f"{path}: {name!r} declares {names[name].file_size} bytes, holds {len(content)}")
-    return files
-
-
-def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
-    name = member.filename
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-        raise ValueError(f"{path}: refused, the archive holds an unsafe path: {name!r}")
-    if stat.S_ISLNK(member.external_attr >> 16):
-        raise ValueError(f"{path}: refused, the archive holds a link: {name!r}")
-    if member.compress_size > 0 and member.file_size > 2000 * member.compress_size:
-        raise ValueError(f"{path}: refused, {name!r} declares {member.file_size} bytes of {member.compress_size}")

@@ -2,23 +2,18 @@
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from speechkit.audio import AudioError, AudioSegment
 from speechkit.audio.voice_activity import FRAME_SECONDS
-from speechkit.bundle import Bundle, load_bundle
-from speechkit.decoding import GreedySearch, Hypothesis, WordSpan, extend_to_pauses, find_words
-from speechkit.encoders.receptive_field import encoder_stride, receptive_field
-from speechkit.features.framing import first_frame_seconds
-from speechkit.pretrained import import_hf
+from speechkit.bundle_files import read_bundle_files
+from speechkit.decoding import GreedySearch, Hypothesis, WordSpan, extend_to_pauses, find_greedy_words, find_words
+from speechkit.integer_bundle import IntegerBundle, integer_bundle_from_files
+from speechkit.integer_model import IntegerModel
 from speechkit.text import Tokenizer
 from speechkit.transcription import (
     Alternative,
@@ -37,53 +32,64 @@ from speechkit.transcription import (
 )
 from speechkit.transcription.reading import Event
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from speechkit.bundle import Bundle
+
 Result = tuple[int, Passage | RecordingEnd | AudioError]
 
-__all__ = ["Input", "Recognizer", "Segment", "Span", "Transcript", "Word", "check_device"]
+__all__ = ["Input", "Recognizer", "Segment", "Span", "Transcript", "Word"]
 
-_GRID_SECONDS = 2  # batches of few different lengths: kernels are kept, and memory is found again, by shape
+
+class Model(Protocol):
+    """From segments of audio to logits (T, V): `AcousticModel` in float, `IntegerModel` in integers.
+
+    Attributes:
+        sample_rate_hz: of the segments.
+        step_seconds: from one frame of the logits to the next.
+        first_seconds: when the first frame stands after the start of a segment.
+    """
+
+    @property
+    def sample_rate_hz(self) -> int: ...
+
+    @property
+    def step_seconds(self) -> float: ...
+
+    @property
+    def first_seconds(self) -> float: ...
+
+    def describe_latency(self) -> str: ...
+
+    def segment_logits(self, segments: Sequence[AudioSegment]) -> Sequence[Any]: ...
 
 
 class Decoder(Protocol):
     """Logits (B, T, V) and frames (B,) -> hypotheses of each utterance, best first."""
 
-    def decode(self, logits: Tensor, lengths: Tensor, *, num_best: int | None = None) -> list[list[Hypothesis]]: ...
+    def decode(self, logits: "Tensor", lengths: "Tensor", *, num_best: int | None = None) -> list[list[Hypothesis]]: ...
 
 
 class Recognizer:
-    """Front end, encoder, head, decoder.
+    """Acoustic model, decoder, tokenizer. Importing it, and running a model in integers, imports no torch.
 
     Args:
-        front_end: waveform -> features.
-        encoder: features -> representations.
-        head: representations -> logits.
+        model: segments -> logits.
         tokenizer: label ids -> text.
         decoder: logits -> hypotheses; `GreedySearch` if none, or a `BeamSearch`.
         temperature: what logits are divided by before words get a confidence.
-        device: where the modules run.
     """
 
     def __init__(
-        self,
-        *,
-        front_end: nn.Module,
-        encoder: nn.Module,
-        head: nn.Module,
-        tokenizer: Tokenizer,
-        decoder: Decoder | None = None,
-        temperature: float = 1.0,
-        device: str = "cpu",
+        self, *, model: Model, tokenizer: Tokenizer, decoder: Decoder | None = None, temperature: float = 1.0
     ) -> None:
-        check_device(device)
         if not temperature > 0:
             raise ValueError(f"`temperature` must be positive, got {temperature}.")
-        self.front_end: Any
-        self.front_end, self.encoder, self.head = (part.to(device).eval() for part in (front_end, encoder, head))
+        self.model: Any = model
         self.tokenizer = tokenizer
-        self.decoder: Decoder = decoder if decoder is not None else GreedySearch(blank=tokenizer.blank_id)
+        self.decoder: Any = decoder if decoder is not None else GreedySearch(blank=tokenizer.blank_id)
         self.temperature = temperature
-        self.device = device
-        self._step_seconds = encoder_stride(encoder) * self.front_end.hop_seconds
 
     @classmethod
     def load(
@@ -94,28 +100,59 @@ class Recognizer:
         use_language_model: bool = True,
         trusted_packages: Sequence[str] = (),
     ) -> "Recognizer":
-        """Reads a bundle (folder or .zip).
+        """Reads a bundle (folder or .zip), in float or int8.
 
         Args:
             path: of the bundle.
-            device: where the modules run.
+            device: where the modules run; an int8 bundle runs on the "cpu".
             use_language_model: where the bundle holds one, search with it and with the weights that were tuned for it.
             trusted_packages: packages besides speechkit whose classes may be built.
 
         Raises:
             ValueError: not a bundle, or one without a head (a pretrained encoder); one line.
+            ImportError: what this kind of bundle needs is not installed.
         """
-        bundle = load_bundle(path, trusted_packages=trusted_packages)
+        files = read_bundle_files(path)
+        if "qparams.json" in files and "model.safetensors" not in files:
+            return cls._load_integer(path, files, device, use_language_model, trusted_packages)
+        try:
+            from speechkit.acoustic_model import AcousticModel
+            from speechkit.bundle import bundle_from_files
+        except ImportError as error:
+            raise ImportError(f"{path}: a float bundle needs pip install 'speechkit[train]' ({error})") from None
+        bundle = bundle_from_files(files, path, trusted_packages=trusted_packages)
         if bundle.head is None or bundle.tokenizer is None:
             raise ValueError(f"{path}: a pretrained encoder without a head; fine-tune it first (speechkit finetune)")
         return cls(
-            front_end=bundle.front_end,
-            encoder=bundle.encoder,
-            head=bundle.head,
+            model=AcousticModel(front_end=bundle.front_end, encoder=bundle.encoder, head=bundle.head, device=device),
             tokenizer=bundle.tokenizer,
             decoder=_tuned_search(bundle, path) if bundle.language_model and use_language_model else None,
             temperature=bundle.decoding.get("temperature", 1.0),
-            device=device,
+        )
+
+    @classmethod
+    def _load_integer(
+        cls,
+        path: str | os.PathLike[str],
+        files: Mapping[str, bytes],
+        device: str,
+        use_language_model: bool,
+        trusted_packages: Sequence[str],
+    ) -> "Recognizer":
+        if device != "cpu":
+            raise ValueError(f"`device` must be 'cpu' for an int8 bundle, got {device!r}.")
+        try:
+            bundle = integer_bundle_from_files(files, trusted_packages=trusted_packages)
+            model = IntegerModel(
+                tables=bundle.tables, sample_rate_hz=bundle.sample_rate_hz, network=bundle.network, onnx=bundle.onnx
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return cls(
+            model=model,
+            tokenizer=bundle.tokenizer,
+            decoder=_tuned_search(bundle, path) if bundle.language_model and use_language_model else None,
+            temperature=bundle.decoding.get("temperature", 1.0),
         )
 
     @classmethod
@@ -126,30 +163,22 @@ class Recognizer:
             ValueError: no such checkpoint, another model, or one without a CTC head; one line.
             ImportError: a name on the hub, and huggingface_hub is not installed.
         """
+        from speechkit.acoustic_model import AcousticModel
+        from speechkit.pretrained import import_hf
+
         bundle = import_hf(path_or_name)
         if bundle.head is None or bundle.tokenizer is None:
             raise ValueError(f"{path_or_name}: a pretrained encoder without a CTC head; import and fine-tune it first")
-        return cls(
-            front_end=bundle.front_end,
-            encoder=bundle.encoder,
-            head=bundle.head,
-            tokenizer=bundle.tokenizer,
-            device=device,
-        )
+        model = AcousticModel(front_end=bundle.front_end, encoder=bundle.encoder, head=bundle.head, device=device)
+        return cls(model=model, tokenizer=bundle.tokenizer)
 
     @property
     def sample_rate_hz(self) -> int:
-        return self.front_end.sample_rate_hz
+        return self.model.sample_rate_hz
 
     def describe_latency(self) -> str:
-        """What a frame of the encoder sees, in words; how far ahead is the least latency of a stream."""
-        return receptive_field(self.encoder).describe(self.front_end.hop_seconds)
-
-    @torch.inference_mode()
-    def logits(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """waveform (B, N) in [-1, 1], lengths (B,) in samples -> logits (B, T', V), frames (B,)."""
-        features, frames = self.front_end(waveform.to(self.device), lengths.to(self.device))
-        return self.head(*self.encoder(features, frames))
+        """What a frame of the model sees, in words; how far ahead is the least latency of a stream."""
+        return self.model.describe_latency()
 
     def transcribe(
         self,
@@ -273,25 +302,14 @@ class Recognizer:
         return PassageJoiner(
             self.tokenizer,
             sample_rate_hz=self.sample_rate_hz,
-            step_seconds=self._step_seconds,
-            first_seconds=first_frame_seconds(self.front_end.features),
+            step_seconds=self.model.step_seconds,
+            first_seconds=self.model.first_seconds,
         )
 
-    def segment_logits(self, segments: Sequence[AudioSegment]) -> list[Tensor]:
-        """Logits (T, V) of each, on the CPU."""
-        if not segments:
-            return []
-        lengths = torch.tensor([len(segment.samples) for segment in segments])
-        if int(self.front_end.output_lengths(lengths).max()) == 0:
-            return [torch.zeros(0, self.tokenizer.vocab_size) for _ in segments]
-        grid = _GRID_SECONDS * self.sample_rate_hz
-        padded = torch.zeros(len(segments), -(-int(lengths.max()) // grid) * grid)
-        for row, segment in zip(padded, segments, strict=True):
-            row[: len(segment.samples)] = torch.from_numpy(segment.samples)
-        logits, frames = self.logits(padded, lengths)
-        return [row[:count] for row, count in zip(logits.float().cpu(), frames.tolist(), strict=True)]
+    def segment_logits(self, segments: Sequence[AudioSegment]) -> Sequence[Any]:
+        """Logits (T, V) of each: tensors on the CPU, or arrays."""
+        return self.model.segment_logits(segments)
 
-    @torch.inference_mode()
     def decode(
         self,
         passages: Sequence[Passage],
@@ -312,13 +330,11 @@ class Recognizer:
         """
         if not passages:
             return []
-        logits = pad_sequence([passage.logits for passage in passages], batch_first=True)
-        frames = torch.tensor([len(passage.logits) for passage in passages])
-        hypotheses = (decoder or self.decoder).decode(logits, frames, num_best=num_best)
-        spans: list[list[WordSpan]] = [[] for _ in passages]
-        if word_times:
-            labels = [row[0].labels for row in hypotheses]
-            spans = find_words(logits, frames, labels, self.tokenizer, temperature=temperature or self.temperature)
+        decoder, temperature = decoder or self.decoder, temperature or self.temperature
+        if isinstance(decoder, GreedySearch):
+            hypotheses, spans = self._decode_greedily(decoder, passages, word_times, temperature)
+        else:
+            hypotheses, spans = self._search(decoder, passages, word_times, num_best, temperature)
         return [
             Segment(
                 self.tokenizer.decode(row[0].labels),
@@ -330,11 +346,39 @@ class Recognizer:
             for passage, row, words in zip(passages, hypotheses, spans, strict=True)
         ]
 
+    def _decode_greedily(
+        self, decoder: GreedySearch, passages: Sequence[Passage], word_times: bool, temperature: float
+    ) -> tuple[list[list[Hypothesis]], list[list[WordSpan]]]:
+        found = [decoder.decode_one(passage.logits) for passage in passages]
+        if not word_times:
+            return [[one] for one in found], [[] for _ in passages]
+        words = [find_greedy_words(passage.logits, self.tokenizer, temperature=temperature) for passage in passages]
+        return [[one] for one in found], words
+
+    def _search(
+        self, decoder: Decoder, passages: Sequence[Passage], word_times: bool, num_best: int, temperature: float
+    ) -> tuple[list[list[Hypothesis]], list[list[WordSpan]]]:
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        with torch.inference_mode():
+            logits = pad_sequence([torch.as_tensor(passage.logits) for passage in passages], batch_first=True)
+            frames = torch.tensor([len(passage.logits) for passage in passages])
+            hypotheses = decoder.decode(logits, frames, num_best=num_best)
+            if not word_times:
+                return hypotheses, [[] for _ in passages]
+            labels = [row[0].labels for row in hypotheses]
+            return hypotheses, find_words(logits, frames, labels, self.tokenizer, temperature=temperature)
+
     def _timed(self, passage: Passage, words: Sequence[WordSpan]) -> tuple[Word, ...]:
         """Frames -> seconds of the recording."""
-        first = passage.first_seconds - self._step_seconds / 2 - passage.levels_seconds
+        step = self.model.step_seconds
+        first = passage.first_seconds - step / 2 - passage.levels_seconds
         times = extend_to_pauses(
-            [(first + word.first * self._step_seconds, first + word.last * self._step_seconds) for word in words],
+            [
+                (first + word.first * self.model.step_seconds, first + word.last * self.model.step_seconds)
+                for word in words
+            ],
             passage.levels,
             step=FRAME_SECONDS,
             start=passage.start_seconds - passage.levels_seconds,
@@ -364,24 +408,18 @@ class Recognizer:
             yield place, event
 
 
-def _tuned_search(bundle: Bundle, path: str | os.PathLike[str]) -> Decoder:
+def _tuned_search(bundle: "Bundle | IntegerBundle", path: str | os.PathLike[str]) -> Decoder:
     """The search for which the weights in a bundle were tuned."""
-    from speechkit.decoding.arpa import read_arpa
-    from speechkit.decoding.beam_search import BeamSearch
-
+    try:
+        from speechkit.decoding.arpa import read_arpa
+        from speechkit.decoding.beam_search import BeamSearch
+    except ImportError as error:
+        advice = "a language model needs pip install 'speechkit[train]'; without it, decode greedily (--greedy)"
+        raise ImportError(f"{path}: {advice} ({error})") from None
     assert bundle.tokenizer is not None
     options: dict[str, Any] = {name: value for name, value in bundle.decoding.items() if name != "temperature"}
     language_model = read_arpa(Path(path) / "lm.arpa", bundle.language_model)
     return BeamSearch(tokenizer=bundle.tokenizer, language_model=language_model, **options)
-
-
-def check_device(device: str) -> None:
-    """Raises ValueError where the device does not exist or this torch cannot use it."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"`device` must be one that torch can use here, got {device!r}: {reason}") from None
 
 
 def _batches(events: Iterable[Event], most_samples: float) -> Iterator[list[Event]]:

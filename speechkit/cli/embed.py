@@ -33,11 +33,11 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from speechkit.acoustic_model import check_device
     from speechkit.bundle import load_bundle
     from speechkit.data import Utterance
     from speechkit.pipelines.recordings import find_recordings, output_files
     from speechkit.probing import FeatureExtractor, embed_files
-    from speechkit.recognizer import check_device
 
     if arguments.batch_seconds <= 0:
         raise ValueError(f"`--batch-seconds` must be positive, got {arguments.batch_seconds:g}.")

@@ -19,6 +19,7 @@ from speechkit.cli import (
     plot_codes,
     plot_run,
     probe,
+    quantize,
     train,
     transcribe,
 )
@@ -38,6 +39,7 @@ _COMMANDS = {
     "calibrate": calibrate,
     "lm": language_model,
     "features": features,
+    "quantize": quantize,
     "transcribe": transcribe,
 }
 

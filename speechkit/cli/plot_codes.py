@@ -31,11 +31,11 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from speechkit.acoustic_model import check_device
     from speechkit.bundle import load_bundle
     from speechkit.data.manifest import expand_path
     from speechkit.probing import map_codes
     from speechkit.probing.plot import plot_codes
-    from speechkit.recognizer import check_device
 
     check_device(arguments.device)
     bundle = load_bundle(arguments.bundle, trusted_packages=arguments.trust)

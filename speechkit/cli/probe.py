@@ -53,12 +53,12 @@ def add_modules(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from speechkit.acoustic_model import check_device
     from speechkit.bundle import load_bundle
     from speechkit.data.manifest import expand_path
     from speechkit.encoders import receptive_field
     from speechkit.probing import probe
     from speechkit.probing.plot import plot_map
-    from speechkit.recognizer import check_device
 
     check_device(arguments.device)
     bundle = load_bundle(arguments.bundle, trusted_packages=arguments.trust)

@@ -1,15 +1,15 @@
 """When each word of a transcript is said, and how sure the recogniser is of it: the best path of CTC through it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from speechkit.losses import ctc_align, ctc_feasible
+from speechkit.decoding.greedy import best_log_probs, greedy_spans
 from speechkit.text import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PAUSE_DB = 20.0  # a pause is so much quieter than the words around it,
 _PAUSE_RISE_DB = 10.0  # and at most so much louder than its own quietest moment
@@ -33,7 +33,12 @@ class WordSpan(NamedTuple):
 
 
 def find_words(
-    logits: Tensor, lengths: Tensor, labels: Sequence[Sequence[int]], tokenizer: Tokenizer, *, temperature: float = 1.0
+    logits: "Tensor",
+    lengths: "Tensor",
+    labels: Sequence[Sequence[int]],
+    tokenizer: Tokenizer,
+    *,
+    temperature: float = 1.0,
 ) -> list[list[WordSpan]]:
     """The words of each utterance, by `speechkit.losses.ctc_align`.
 
@@ -47,6 +52,11 @@ def find_words(
     Returns:
         Words in order; none for an utterance that has too few frames for its labels.
     """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    from speechkit.losses import ctc_align, ctc_feasible
+
     counts = torch.tensor([len(row) for row in labels])
     if len(labels) == 0 or int(counts.max()) == 0:
         return [[] for _ in labels]
@@ -62,6 +72,24 @@ def find_words(
             for word in tokenizer.split_words(row[:count])
         ]
         for row, count, starts, ends, scores in rows
+    ]
+
+
+def find_greedy_words(
+    logits: "Tensor | np.ndarray", tokenizer: Tokenizer, *, temperature: float = 1.0
+) -> list[WordSpan]:
+    """The words of one utterance's likeliest path (T, V): what `find_words` finds for its labels, with no search.
+
+    No path is likelier than the likeliest of each frame, so it is also the best one through its own labels.
+    """
+    labels, firsts, lasts = greedy_spans(logits, blank=tokenizer.blank_id)
+    log_probs = best_log_probs(logits, temperature=temperature)
+    scores = [np.float32(log_probs[first:last].mean()) for first, last in zip(firsts, lasts, strict=True)]
+    return [
+        WordSpan(
+            tokenizer.decode(labels[word]), min(firsts[word]), max(lasts[word]), float(np.exp(np.mean(scores[word])))
+        )
+        for word in tokenizer.split_words(labels)
     ]
 
 

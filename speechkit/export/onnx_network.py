@@ -16,6 +16,7 @@ import numpy as np
 
 import speechkit
 from speechkit.runtime import Domain, IntegerLayer, IntegerNetwork
+from speechkit.runtime.network import network_digest
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +65,7 @@ def network_model(network: IntegerNetwork, *, input_name: str) -> "onnx.ModelPro
         onnx.helper.make_tensor_value_info(
             "logits", onnx.TensorProto.FLOAT, ["batch", "frames_out", network.num_outputs]
         ),
-        {"speechkit": speechkit.__version__},
+        {"speechkit": speechkit.__version__, "network": network_digest(network)},
     )
 
 

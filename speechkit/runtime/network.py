@@ -12,6 +12,7 @@ even: what ONNX Runtime's QLinearConv computes, and C99 with `rintf`. Batch norm
 ends of an utterance has the code Z_in. The codes of the last layer are the logits.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -137,6 +138,16 @@ class IntegerNetwork:
             strides.append(strides[layer.inputs[0]] * layer.stride)
         return strides[-1]
 
+    @property
+    def context(self) -> tuple[int, int]:
+        """Frames of tensor 0 before and after its own that a frame of the last tensor sees."""
+        fields = [(0, 0, 1)]  # before, after, frames of tensor 0 from one frame to the next
+        for layer in self.layers:
+            before, after, step = (max(values) for values in zip(*(fields[n] for n in layer.inputs), strict=True))
+            taps_after = layer.weight.shape[2] - 1 - layer.padding[0]
+            fields.append((before + layer.padding[0] * step, after + taps_after * step, step * layer.stride))
+        return fields[-1][:2]
+
     def multiply_adds(self) -> int:
         """For one frame out."""
         rates = [self.stride]  # frames of a tensor for one of the last
@@ -186,10 +197,13 @@ def network_from_files(description: Mapping[str, Any], arrays: Mapping[str, np.n
         raise ValueError(f"integer network: damaged or incomplete ({type(error).__name__}: {error}).") from None
 
 
-def save_network(network: IntegerNetwork) -> dict[str, bytes]:
-    """`qparams.json` and `qparams.npz`, by name."""
+def network_digest(network: IntegerNetwork) -> str:
+    """A fingerprint of every number in it, by which a file made from a network is known to be of that one."""
     description, arrays = network_to_files(network)
-    return {"qparams.json": json.dumps(description, indent=1).encode(), "qparams.npz": pack_arrays(arrays)}
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(name.encode() + arrays[name].tobytes())
+    return digest.hexdigest()[:32]
 
 
 def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -5,22 +5,25 @@ that both of them hear, so no word stands at a seam and none is said twice (for 
 the shared audio, as transformers' chunked CTC pipeline does, a word across the cut is two halves).
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from speechkit.audio import AudioSegment
 from speechkit.decoding import greedy_spans
 from speechkit.text import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Logits = Tensor | np.ndarray
 
 
 class Passage(NamedTuple):
     """Logits of a stretch of a recording.
 
     Attributes:
-        logits: (T, V).
+        logits: (T, V), a tensor on the CPU or an array.
         first_seconds: when its first frame stands.
         start_seconds: where the stretch begins.
         end_seconds: where it ends.
@@ -28,7 +31,7 @@ class Passage(NamedTuple):
         levels_seconds: when they begin.
     """
 
-    logits: Tensor
+    logits: "Logits"
     first_seconds: float
     start_seconds: float
     end_seconds: float
@@ -51,17 +54,17 @@ class PassageJoiner:
         self._rate, self._step, self._first = sample_rate_hz, step_seconds, first_seconds
         self._waiting: Passage | None = None  # cut in the midst of speech: where it ends is for the next one to say
 
-    def push(self, segment: AudioSegment, logits: Tensor) -> list[Passage]:
+    def push(self, segment: AudioSegment, logits: "Logits") -> list[Passage]:
         """A segment and its logits (T, V) -> the passages that are complete with it."""
         passages = self._joined(segment, logits)
         self._waiting = passages.pop() if segment.shares_end else None
         return passages
 
-    def preview(self, segment: AudioSegment, logits: Tensor) -> list[Passage]:
+    def preview(self, segment: AudioSegment, logits: "Logits") -> list[Passage]:
         """What `push` and `finish` would give; changes nothing."""
         return self._joined(segment, logits)
 
-    def _joined(self, segment: AudioSegment, logits: Tensor) -> list[Passage]:
+    def _joined(self, segment: AudioSegment, logits: "Logits") -> list[Passage]:
         offset, start, end = (place / self._rate for place in (segment.offset, segment.start, segment.end))
         passage = Passage(logits, offset + self._first, start, end, segment.levels, offset)
         if self._waiting is None:
@@ -111,5 +114,5 @@ class PassageJoiner:
         return passage._replace(logits=passage.logits[frames:], first_seconds=first, start_seconds=seam)
 
     def _frames_before(self, passage: Passage, seconds: float) -> int:
-        times = passage.first_seconds + self._step * torch.arange(len(passage.logits), dtype=torch.float64)
+        times = passage.first_seconds + self._step * np.arange(len(passage.logits))
         return int((times < seconds).sum())

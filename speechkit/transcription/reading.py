@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard, Union
 
 import numpy as np
-from torch import Tensor
 
 from speechkit.audio import (
     AudioError,
@@ -21,6 +20,9 @@ from speechkit.audio import (
     resample,
     stream_audio,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LONG_SECONDS = 60.0  # what is longer is never in memory as a whole
 _AHEAD = 16  # segments that wait for the model
@@ -35,7 +37,7 @@ class Span:
     duration_seconds: float | None = None
 
 
-Input = str | os.PathLike[str] | Span | np.ndarray | Tensor
+Input = Union[str, os.PathLike[str], Span, np.ndarray, "Tensor"]
 
 
 class RecordingEnd(NamedTuple):
@@ -53,13 +55,17 @@ def duration_seconds(item: Input, rate: int) -> float:
     Raises:
         AudioError: a file whose header cannot be read.
     """
-    if isinstance(item, np.ndarray | Tensor):
+    if _is_array(item):
         return len(item) / rate
     if isinstance(item, Span) and item.duration_seconds is not None:
         return item.duration_seconds
     offset = item.offset_seconds if isinstance(item, Span) else 0.0
     info = read_audio_info(item.path if isinstance(item, Span) else item)
     return max(0.0, info.duration_seconds - offset)
+
+
+def _is_array(item: Input) -> TypeGuard["np.ndarray | Tensor"]:
+    return not isinstance(item, str | os.PathLike | Span)
 
 
 def read_segments(
@@ -144,7 +150,7 @@ def _stream(item: Input, rate: int, model_rate: int) -> Iterator[AudioSegment | 
     """A long recording, piece by piece."""
     segmenter, num_samples = Segmenter(model_rate), 0
     try:
-        if isinstance(item, np.ndarray | Tensor):
+        if _is_array(item):
             pieces = iter([_load(item, rate, model_rate)])
         else:
             span = item if isinstance(item, Span) else Span(item)
@@ -165,7 +171,7 @@ def _stream(item: Input, rate: int, model_rate: int) -> Iterator[AudioSegment | 
 
 
 def _load(item: Input, rate: int, model_rate: int) -> np.ndarray:
-    if isinstance(item, np.ndarray | Tensor):
+    if _is_array(item):
         samples = np.asarray(item)
         if not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(f"`inputs` must hold float samples in [-1, 1], got {samples.dtype}.")

@@ -168,10 +168,10 @@ def test_transcripts_do_not_depend_on_the_batch(corpus: Path, bundle: Path) -> N
     recognizer = Recognizer.load(bundle)
     short, _ = soundfile.read(corpus / "dev0.wav", dtype="float32")
     long = np.tile(short, 10)
-    alone, frames = recognizer.logits(torch.from_numpy(short)[None], torch.tensor([len(short)]))
+    alone, frames = recognizer.model.logits(torch.from_numpy(short)[None], torch.tensor([len(short)]))
     padded = torch.zeros(2, len(long))
     padded[0, : len(short)], padded[1] = torch.from_numpy(short), torch.from_numpy(long)
-    together, _ = recognizer.logits(padded, torch.tensor([len(short), len(long)]))
+    together, _ = recognizer.model.logits(padded, torch.tensor([len(short), len(long)]))
     torch.testing.assert_close(together[0, : frames[0]], alone[0], atol=1e-4, rtol=0)
     assert recognizer.transcribe([short])[0] == recognizer.transcribe([short, long])[0]
 

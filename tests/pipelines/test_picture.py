@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from speechkit.acoustic_model import AcousticModel
 from speechkit.encoders import SeparableConvEncoder
 from speechkit.features import FrontEnd, Waveform
 from speechkit.heads import CTCHead
@@ -49,7 +50,8 @@ def test_models_of_raw_samples_have_a_spectrogram_too(rate: int) -> None:
     front_end = FrontEnd(features=Waveform(sample_rate_hz=rate))
     encoder = SeparableConvEncoder(input_dim=1, channels=4, kernel_sizes=(3,), repeats=1, output_dim=4)
     head = CTCHead(input_dim=4, vocab_size=3)
-    recognizer = Recognizer(front_end=front_end, encoder=encoder, head=head, tokenizer=CharTokenizer("ab"))
+    model = AcousticModel(front_end=front_end, encoder=encoder, head=head)
+    recognizer = Recognizer(model=model, tokenizer=CharTokenizer("ab"))
     drawn = picture(recognizer, np.sin(np.arange(rate // 4) * 2000 * 2 * np.pi / rate).astype(np.float32), [])
     spectrogram = decode(drawn["spectrogram"])
     assert spectrogram.shape == (64, 26)

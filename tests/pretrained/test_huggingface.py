@@ -43,7 +43,7 @@ def test_logits_of_one_utterance(triple: tuple[Any, Any, Recognizer]) -> None:
     model, processor, recognizer = triple
     waveform = make_waveforms()[0]
     theirs = logits_of(model, processor, [waveform])
-    ours, frames = recognizer.logits(waveform[None], torch.tensor([len(waveform)]))
+    ours, frames = recognizer.model.logits(waveform[None], torch.tensor([len(waveform)]))
     assert frames.tolist() == [theirs.shape[1]]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
@@ -53,7 +53,7 @@ def test_logits_of_a_padded_batch(triple: tuple[Any, Any, Recognizer]) -> None:
     model, processor, recognizer = triple
     waveforms = make_waveforms()
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    ours, frames = recognizer.logits(pad_sequence(waveforms, batch_first=True), lengths)
+    ours, frames = recognizer.model.logits(pad_sequence(waveforms, batch_first=True), lengths)
     if model.config.feat_extract_norm == "layer":
         theirs = list(logits_of(model, processor, waveforms))
     else:
@@ -70,7 +70,7 @@ def test_the_blank_comes_first(make_checkpoint: Callable[..., Any], make_process
     recognizer = Recognizer.from_hf(folder)
     waveform = make_waveforms()[0]
     theirs = logits_of(model, processor, [waveform])
-    ours, _ = recognizer.logits(waveform[None], torch.tensor([len(waveform)]))
+    ours, _ = recognizer.model.logits(waveform[None], torch.tensor([len(waveform)]))
     torch.testing.assert_close(ours, theirs[:, :, [4, 0, 1, 2, 3]], atol=1e-4, rtol=0)
     assert recognizer.tokenizer.encode("te et") == [3, 2, 1, 2, 3]
 

@@ -73,7 +73,7 @@ def test_a_pipeline_whose_weights_torch_hub_has(
     assert "# SMALL" in (tmp_path / "bundle" / "card.md").read_text()
     recognizer = Recognizer.load(tmp_path / "bundle")
     for waveform in make_waveforms():
-        ours, _ = recognizer.logits(waveform[None], torch.tensor([len(waveform)]))
+        ours, _ = recognizer.model.logits(waveform[None], torch.tensor([len(waveform)]))
         with torch.inference_mode():
             theirs, _ = pipeline.get_model()(waveform[None])
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

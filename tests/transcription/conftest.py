@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speechkit import Recognizer
+from speechkit.acoustic_model import AcousticModel
 from speechkit.features import MFB, FrontEnd
 from speechkit.heads import CTCHead
 from speechkit.text import WordTokenizer
@@ -42,7 +43,8 @@ def recognizer() -> Recognizer:
             head.projection.weight[label, loudest] = 1.0
             head.projection.bias[label] = -float(front_end(0.03 * tone, torch.tensor([RATE]))[0][0, :, loudest].mean())
     tokenizer = WordTokenizer(list(TONES_HZ))
-    return Recognizer(front_end=front_end, encoder=Features(), head=head, tokenizer=tokenizer)
+    model = AcousticModel(front_end=front_end, encoder=Features(), head=head)
+    return Recognizer(model=model, tokenizer=tokenizer)
 
 
 @pytest.fixture

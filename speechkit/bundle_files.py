@@ -1,0 +1,160 @@
+"""The files of a bundle, a folder or a .zip, and what of them needs no torch: settings, tokenizer, decoding.
+
+A zipped bundle is read in memory: nothing of it is ever written to disk.
+"""
+
+import lzma
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+import speechkit
+from speechkit.parts import build
+from speechkit.text import Tokenizer
+
+FORMAT = 1
+_LARGEST_ARCHIVE_BYTES = 16 << 30
+_DECOMPRESSION_ERRORS = (zlib.error, lzma.LZMAError)
+_DECODING = ("temperature", "lm_weight", "word_bonus", "beam_size")
+_KNOWN_FILES = (
+    "config.yaml",
+    "model.safetensors",
+    "model.int8.onnx",
+    "qparams.json",
+    "qparams.npz",
+    "tokens.model",
+    "lm.arpa",
+    "card.md",
+)
+
+
+def write_bundle_files(files: Mapping[str, bytes], path: str | os.PathLike[str]) -> None:
+    """Writes a folder, or an archive where `path` ends in .zip; what was there is replaced once all is written."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".zip":
+        partial = target.with_name(target.name + ".partial")
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        os.replace(partial, target)
+        return
+    target.mkdir(exist_ok=True)
+    for name, content in files.items():
+        partial = target / (name + ".partial")
+        partial.write_bytes(content)
+        os.replace(partial, target / name)
+
+
+def read_bundle_files(path: str | os.PathLike[str]) -> dict[str, bytes]:
+    """Name -> content of what a bundle holds.
+
+    Raises:
+        ValueError: no such folder or file, or a damaged or unsafe archive; one line.
+    """
+    return _read_archive(Path(path)) if Path(path).is_file() else _read_folder(Path(path))
+
+
+def read_config(files: Mapping[str, bytes], required: Sequence[str]) -> dict[str, Any]:
+    """The content of config.yaml.
+
+    Raises:
+        ValueError: missing, not YAML, another format, or without what is required.
+    """
+    if "config.yaml" not in files:
+        raise ValueError("not a bundle, it lacks config.yaml")
+    try:
+        config = yaml.safe_load(files["config.yaml"])
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ValueError("config.yaml is not valid YAML") from None
+    if not isinstance(config, dict) or any(name not in config for name in required):
+        names = [f"`{name}`" for name in ("format", *required)]
+        raise ValueError(f"config.yaml must hold {', '.join(names[:-1])} and {names[-1]}")
+    if config.get("format") != FORMAT:
+        raise ValueError(
+            f"bundle format {config.get('format')!r} (written by speechkit {config.get('speechkit', 'unknown')}) "
+            f"cannot be read by speechkit {speechkit.__version__}, which reads format {FORMAT}"
+        )
+    return config
+
+
+def build_tokenizer(
+    config: Mapping[str, Any], files: Mapping[str, bytes], trusted_packages: Sequence[str]
+) -> Tokenizer | None:
+    """The tokenizer that a bundle describes, if it has one.
+
+    Raises:
+        ValueError: a description of something else.
+    """
+    if not config.get("tokenizer"):
+        return None
+    tokenizer = build(config["tokenizer"], trusted_packages=trusted_packages)
+    if not isinstance(tokenizer, Tokenizer):
+        raise ValueError(f"`tokenizer` must be a Tokenizer, got {type(tokenizer).__name__}")
+    tokenizer.load_files(files)
+    return tokenizer
+
+
+def read_decoding(config: Mapping[str, Any]) -> dict[str, float]:
+    """Settings of decoding: numbers by name, each of them known."""
+    settings = config.get("decoding") or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"config.yaml: `decoding` must hold names and numbers, got {type(settings).__name__}")
+    for name, value in settings.items():
+        if name not in _DECODING:
+            raise ValueError(f"config.yaml: `decoding` must hold {', '.join(_DECODING)}, got {name!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"config.yaml: `decoding.{name}` must be a number, got {value!r}")
+    return settings
+
+
+def _read_folder(path: Path) -> dict[str, bytes]:
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such bundle (a folder or .zip)")
+    return {name: (path / name).read_bytes() for name in _KNOWN_FILES if (path / name).is_file()}
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    """Reads the known files of a .zip, each exactly as long as it declares, after every name was checked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            for member in members:
+                _check_member(path, member)
+            if sum(member.file_size for member in members) > _LARGEST_ARCHIVE_BYTES:
+                raise ValueError(f"{path}: declares more than {_LARGEST_ARCHIVE_BYTES >> 30} GiB")
+            roots = {PurePosixPath(member.filename).parts[0] for member in members}
+            prefix = f"{roots.pop()}/" if len(roots) == 1 and "config.yaml" not in roots else ""
+            names = {member.filename.removeprefix(prefix): member for member in members}
+            files = {name: archive.read(names[name]) for name in _KNOWN_FILES if name in names}
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        EOFError,
+        RuntimeError,
+        OSError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
+        raise ValueError(f"{path}: damaged or not a .zip archive ({error})") from None
+    for name, content in files.items():
+        if len(content) != names[name].file_size:
+            raise ValueError(f"{path}: {name!r} declares {names[name].file_size} bytes, holds {len(content)}")
+    return files
+
+
+def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
+    name = member.filename
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+        raise ValueError(f"{path}: refused, the archive holds an unsafe path: {name!r}")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise ValueError(f"{path}: refused, the archive holds a link: {name!r}")
+    if member.compress_size > 0 and member.file_size > 2000 * member.compress_size:
+        raise ValueError(f"{path}: refused, {name!r} declares {member.file_size} bytes of {member.compress_size}")
