@@ -13,6 +13,7 @@ from speechkit.cli import (
     data,
     embed,
     evaluate,
+    export,
     features,
     import_model,
     language_model,
@@ -39,6 +40,7 @@ _COMMANDS = {
     "calibrate": calibrate,
     "lm": language_model,
     "features": features,
+    "export": export,
     "quantize": quantize,
     "transcribe": transcribe,
 }
