@@ -249,7 +249,7 @@ At the utterance's end, `speechkit_network_finish` gives the frames for which th
   bits. Never with `-ffast-math`.
 - Nearly all the time is spent in `speechkit_run_dense` and `speechkit_run_depthwise` of `network.c`. On a Cortex-M with
   DSP or Helium instructions put CMSIS-NN's products there, and keep `speechkit_requantize`: CMSIS-NN's own
-  requantization (two roundings, fixed-point multipliers) differs by one in some codes of a million.
+  requantization rounds twice, and about a thousand codes of a million then differ by one.
 - The weights are `const` and stay in flash.
 
 ## Files
