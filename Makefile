@@ -14,7 +14,7 @@ install: $(INSTALLED)  ## make .venv with everything in it
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,export,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,demo,export,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## synthesise a corpus, pretrain, fine-tune with and without, transcribe (minutes)

@@ -2,48 +2,26 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import speechkit
 from speechkit.audio import load_audio
-from speechkit.bundle import Bundle, load_bundle
 from speechkit.data import Utterance, read_utterances
-from speechkit.export import as_quantized_front_end
 from speechkit.export.onnx_network import network_model
-from speechkit.features import QuantizedFrontEnd
 from speechkit.integer_bundle import IntegerBundle, save_integer_bundle
 from speechkit.parts import describe
-from speechkit.quantization.conversion import quantized_network
+from speechkit.pipelines.recipes import find_recipe
 from speechkit.quantization.quantized_network import QuantizedNetwork
+from speechkit.quantized_parts import QuantizedParts, quantized_parts
 
 _BATCH_SECONDS = 60.0
 _QUIETEST = 1e-6  # of full scale: what never passes it is silence
-
-
-@dataclass
-class QuantizedParts:
-    """What becomes an int8 bundle.
-
-    Attributes:
-        front_end: waveform -> values S (q - Z) of int8 codes, in integers.
-        network: the encoder and the head.
-        bundle: the float one that they were made from.
-    """
-
-    front_end: QuantizedFrontEnd
-    network: QuantizedNetwork
-    bundle: Bundle
-
-    def logits(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """waveform (B, N), lengths (B,) in samples -> logits (B, T', V), frames (B,)."""
-        return self.network(*self.front_end(waveform, lengths))
 
 
 def quantize(
@@ -53,7 +31,8 @@ def quantize(
     *,
     weight_bits: int = 8,
     float_layers: Sequence[str] = (),
-    train: Callable[[QuantizedParts], None] | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
     trusted_packages: Sequence[str] = (),
     on_progress: Callable[[float], Any] = lambda seconds: None,
 ) -> QuantizedParts:
@@ -63,52 +42,58 @@ def quantize(
         bundle_path: of a recogniser in float, with a front end that `as_quantized_front_end` takes and an encoder
             that `quantized_network` takes.
         calibration: manifest of some minutes of recordings like those to come; never a test set.
-        out: the int8 bundle, a folder or .zip.
+        out: the int8 bundle, a folder or .zip. With a recipe, the run's logs and checkpoints are in `out`.run.
         weight_bits: of the weights, 2 to 8.
         float_layers: names of layers whose weights stay in float.
-        train: trains the calibrated parts where they stand; none: post-training quantization.
+        recipe: of quantization-aware training, a name or a file; none: post-training quantization.
+        overrides: `key=value` for the recipe.
         trusted_packages: packages besides speechkit whose classes may be built.
-        on_progress: called with the seconds of audio that were done.
+        on_progress: called with the seconds of audio that were calibrated with.
+
+    Returns:
+        The parts as they were written.
 
     Raises:
-        ValueError: parts without an int8 form, or recordings that are missing, damaged, or silent.
+        ValueError: parts without an int8 form, a wrong recipe, or recordings that are missing, damaged, or silent.
     """
-    parts = quantizable_parts(bundle_path, weight_bits=weight_bits, trusted_packages=trusted_packages)
-    parts.network.set_float_layers(float_layers)
+    parts = quantized_parts(
+        bundle_path, weight_bits=weight_bits, float_layers=float_layers, trusted_packages=trusted_packages
+    )
     utterances = read_utterances(calibration)
     if not utterances:
         raise ValueError(f"{calibration}: holds no recordings to calibrate with")
     calibrate(parts, utterances, on_progress=on_progress)
-    how = f"post-training quantization, calibrated on {Path(calibration).name} ({len(utterances)} recordings)"
-    if train is not None:
-        train(parts)
-        how = f"quantization-aware training, calibrated on {Path(calibration).name}"
+    how = f"calibrated on {Path(calibration).name}, {len(utterances)} recordings"
+    if recipe is not None:
+        settings = {"bundle_path": bundle_path, "weight_bits": weight_bits, "float_layers": list(float_layers)}
+        own = [f"model.{name}={value}" for name, value in settings.items()]
+        train_quantized(parts.network, recipe, [*own, *overrides], Path(f"{out}.run"))
+        how += f", trained with quantization by {Path(recipe).stem}"
     save_integer_bundle(integer_bundle(parts, f"{how}, weights of {weight_bits} bits"), out)
     return parts
 
 
-def quantizable_parts(
-    bundle_path: str | os.PathLike[str], *, weight_bits: int = 8, trusted_packages: Sequence[str] = ()
-) -> QuantizedParts:
-    """The bundle's parts in a form that can be calibrated.
+def train_quantized(network: QuantizedNetwork, recipe: str, overrides: Sequence[str], folder: Path) -> None:
+    """Trains a calibrated network where it stands, and keeps what was best on the development set.
 
     Raises:
-        ValueError: a bundle without a head, or parts without an int8 form; one line.
+        ValueError: a wrong recipe.
     """
-    bundle = load_bundle(bundle_path, trusted_packages=trusted_packages)
-    if bundle.head is None or bundle.tokenizer is None:
-        raise ValueError(f"{bundle_path}: a pretrained encoder without a head; fine-tune it first (speechkit finetune)")
-    try:
-        front_end = as_quantized_front_end(bundle.front_end)
-        front_end = QuantizedFrontEnd(
-            front_end.front_end, front_end.cmvn, front_end.qparams, arithmetic="integer", output="values"
-        )
-        if front_end.edges != "snip":
-            raise ValueError(f"`edges` must be 'snip' in an int8 model, got {front_end.edges!r}")
-        network = quantized_network(bundle.encoder, bundle.head, qparams=front_end.qparams, weight_bits=weight_bits)
-    except ValueError as error:
-        raise ValueError(f"{bundle_path}: {error}") from None
-    return QuantizedParts(front_end, network, bundle)
+    from speechkit.pipelines.training import keep_best, parse, trainer_defaults
+    from speechkit.tasks import QuantizedRecognition
+
+    defaults = trainer_defaults(folder, checkpoint_every_n_steps=200)
+    cli = parse(QuantizedRecognition, [find_recipe(recipe, "quantize")], overrides, trainer_defaults=defaults)
+    task: Any = cli.model
+    task.encoder.load_state_dict(network.state_dict())
+    best = keep_best(cli.trainer, folder, task.monitor) if cli.datamodule.dev else None
+    cli.trainer.fit(task, datamodule=cli.datamodule)
+    if cli.trainer.interrupted:
+        raise KeyboardInterrupt
+    if best is not None and best.best_model_path:
+        task.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    network.load_state_dict(task.encoder.state_dict())
+    network.eval().set_mode("quantize")
 
 
 @torch.no_grad()
@@ -163,14 +148,13 @@ def integer_bundle(parts: QuantizedParts, how: str) -> IntegerBundle:
     bundle = parts.bundle
     assert bundle.tokenizer is not None
     twin: Any = parts.front_end.integer()
-    front_end: nn.Module = bundle.front_end
     return IntegerBundle(
         tables=twin.tables,
         sample_rate_hz=parts.front_end.sample_rate_hz,
         network=network,
         onnx=network_model(network, input_name="codes").SerializeToString(),
         tokenizer=bundle.tokenizer,
-        front_end=describe(front_end),
+        front_end=describe(bundle.front_end),
         card=f"{bundle.card}- int8: {how}, by speechkit {speechkit.__version__}\n",
         decoding=bundle.decoding,
         language_model=bundle.language_model,

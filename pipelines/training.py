@@ -121,7 +121,7 @@ def train(
         task_class,
         [find_recipe(name, command) for name in configs],
         overrides,
-        trainer_defaults=_trainer_defaults(folder, checkpoint_every_n_steps),
+        trainer_defaults=trainer_defaults(folder, checkpoint_every_n_steps),
     )
     _share_cores(cli)
     trainer: Any = cli.trainer
@@ -129,7 +129,7 @@ def train(
     for callback in trainer.callbacks:
         if isinstance(callback, StepSeed):
             callback.seed = cli.config.seed_everything or 0
-    best = _keep_best(trainer, folder, task_class.monitor) if data.dev else None
+    best = keep_best(trainer, folder, task_class.monitor) if data.dev else None
     if not data.dev:
         trainer.limit_val_batches = 0
     if trainer.is_global_zero:
@@ -155,7 +155,8 @@ def train(
     return folder / "bundle"
 
 
-def _trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, Any]:
+def trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, Any]:
+    """Logs, checkpoints and limits of a run in its folder, over how many processes the launcher says."""
     last = ModelCheckpoint(
         dirpath=folder / "checkpoints",
         filename="last",
@@ -210,7 +211,8 @@ def _share_cores(cli: TrainingCLI) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - cli.datamodule.num_workers))
 
 
-def _keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelCheckpoint:
+def keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelCheckpoint:
+    """Adds the callback that keeps the checkpoint with the least `monitor`."""
     best = ModelCheckpoint(
         dirpath=folder / "checkpoints", filename="best", monitor=monitor, mode="min", enable_version_counter=False
     )

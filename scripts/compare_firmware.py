@@ -22,11 +22,11 @@ import numpy as np
 from speechkit.audio import load_audio
 from speechkit.data import read_utterances
 from speechkit.decoding import greedy_spans
-from speechkit.export import IntegerFrontEnd, RecognizerExport, export_recognizer
+from speechkit.export import FirmwareFrontEnd, RecognizerExport, export_recognizer
 from speechkit.export.network_c import write_network_vectors
 from speechkit.export.recognizer_c import write_wav
 from speechkit.integer_bundle import IntegerBundle, load_integer_bundle
-from speechkit.runtime.front_end import INT16_SCALE, waveform_codes
+from speechkit.runtime.front_end import INT16_SCALE, IntegerFrontEnd
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "firmware.json"
 
@@ -43,7 +43,7 @@ def write_reference(bundle: IntegerBundle, samples: np.ndarray, vectors: Path) -
     """Vectors of one recording, and its text."""
     vectors.mkdir()
     pcm = np.rint(samples * INT16_SCALE).clip(-32768, 32767).astype(np.int16)
-    codes = waveform_codes(samples, bundle.tables)
+    codes = IntegerFrontEnd(bundle.tables)(samples)
     (vectors / "input_int16.bin").write_bytes(pcm.astype("<i2").tobytes())
     (vectors / "codes_int8.bin").write_bytes(codes.tobytes())
     write_wav(vectors / "input.wav", pcm, bundle.sample_rate_hz)
@@ -54,7 +54,7 @@ def write_reference(bundle: IntegerBundle, samples: np.ndarray, vectors: Path) -
 def export(bundle: IntegerBundle, folder: Path) -> RecognizerExport:
     """Into a folder, compiled."""
     domain = bundle.network.domain
-    front_end = IntegerFrontEnd(bundle.tables, bundle.sample_rate_hz, domain.scale, domain.zero_point)
+    front_end = FirmwareFrontEnd(bundle.tables, bundle.sample_rate_hz, domain.scale, domain.zero_point)
     result = export_recognizer(front_end, bundle.network, bundle.tokenizer, folder)
     run("make", "-s", "recognize", "check_network", "CFLAGS=-O3", folder=folder)
     return result

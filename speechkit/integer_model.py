@@ -7,7 +7,7 @@ import numpy as np
 
 from speechkit.audio import AudioSegment
 from speechkit.runtime import IntegerNetwork, run_network
-from speechkit.runtime.front_end import IntegerTables, waveform_codes
+from speechkit.runtime.front_end import IntegerFrontEnd, IntegerTables
 from speechkit.runtime.network import network_digest
 
 ENGINES = ("onnxruntime", "reference")
@@ -42,6 +42,7 @@ class IntegerModel:
         if len(tables.offset) != network.num_features:
             raise ValueError(f"`network` must read {len(tables.offset)} features, got {network.num_features}.")
         self.tables, self.network, self.sample_rate_hz = tables, network, sample_rate_hz
+        self.front_end = IntegerFrontEnd(tables)
         self.step_seconds = network.stride * tables.hop_length / sample_rate_hz
         self.first_seconds = tables.frame_length / 2 / sample_rate_hz
         self._session = open_session(onnx, network) if engine == "onnxruntime" else None
@@ -61,7 +62,7 @@ class IntegerModel:
 
     def logits(self, waveform: np.ndarray) -> np.ndarray:
         """waveform (N,) in [-1, 1] -> logits float32 (T, V)."""
-        codes = waveform_codes(waveform, self.tables)
+        codes = self.front_end(waveform)
         if not len(codes):
             return np.zeros((0, self.network.num_outputs), np.float32)
         if self._session is None:

@@ -19,6 +19,7 @@ LAYERS = (  # a part may import itself and what is in a layer before its own
     ("decoding",),
     ("bundle_files",),
     ("bundle", "integer_bundle", "integer_model", "acoustic_model"),
+    ("quantized_parts",),
     ("tasks", "probing", "pretrained"),
     ("callbacks",),
     ("transcription",),

@@ -30,12 +30,12 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _export_c(arguments: argparse.Namespace) -> int:
     from speechkit.audio import load_audio
-    from speechkit.export import IntegerFrontEnd, export_recognizer
+    from speechkit.export import FirmwareFrontEnd, export_recognizer
     from speechkit.integer_bundle import load_integer_bundle
 
     bundle = load_integer_bundle(arguments.bundle, trusted_packages=arguments.trust)
     domain = bundle.network.domain
-    front_end = IntegerFrontEnd(bundle.tables, bundle.sample_rate_hz, domain.scale, domain.zero_point)
+    front_end = FirmwareFrontEnd(bundle.tables, bundle.sample_rate_hz, domain.scale, domain.zero_point)
     samples = None
     if arguments.audio is not None:
         samples = load_audio(arguments.audio, bundle.sample_rate_hz, duration_seconds=_AUDIO_SECONDS)

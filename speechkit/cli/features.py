@@ -48,7 +48,8 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _export(arguments: argparse.Namespace) -> int:
     from speechkit.audio import load_audio
     from speechkit.bundle import load_bundle
-    from speechkit.export import as_quantized_front_end, export_front_end
+    from speechkit.export import export_front_end
+    from speechkit.features import as_quantized_front_end
 
     loaded = load_bundle(arguments.bundle, trusted_packages=arguments.trust).front_end
     front_end = as_quantized_front_end(loaded)

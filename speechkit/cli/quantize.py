@@ -38,13 +38,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from speechkit.data.manifest import expand_path, read_utterances
     from speechkit.pipelines.quantize import quantize, waveform_batches
 
-    train = None
-    if arguments.qat is not None:
-        from speechkit.pipelines.quantization_aware_training import trainer
-
-        train = trainer(arguments.qat, arguments.overrides, out=f"{arguments.out}.run")
-    elif arguments.overrides:
-        raise ValueError(f"unrecognized arguments: {' '.join(arguments.overrides)}")
+    if arguments.overrides and arguments.qat is None:
+        raise ValueError(f"unrecognized arguments without --qat: {' '.join(arguments.overrides)}")
     calibration = expand_path(arguments.calibration)
     with tqdm(unit=" s audio", disable=not sys.stderr.isatty()) as bar:
         parts = quantize(
@@ -53,7 +48,8 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.out,
             weight_bits=arguments.weight_bits,
             float_layers=arguments.float_layers,
-            train=train,
+            recipe=arguments.qat,
+            overrides=arguments.overrides,
             trusted_packages=arguments.trust,
             on_progress=bar.update,
         )

@@ -3,30 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
-from speechkit.export.front_end_c import FirmwareExport, IntegerFrontEnd, write_front_end
-from speechkit.features import MFB, FrontEnd, GlobalCMVN, QuantizedFrontEnd
-
-
-def as_quantized_front_end(front_end: nn.Module) -> QuantizedFrontEnd:
-    """A front end that can be exported: itself, or MFB or MFCC with `GlobalCMVN` or none in the domain S = 1/32, Z = 0.
-
-    Raises:
-        ValueError: another front end; the line says what to train with.
-    """
-    if isinstance(front_end, QuantizedFrontEnd):
-        return front_end
-    advice = "; train with QuantizedFrontEnd, or with FrontEnd of MFB or MFCC with GlobalCMVN"
-    if not isinstance(front_end, FrontEnd):
-        raise ValueError(f"`front_end` must be quantized or quantizable, got {type(front_end).__name__}{advice}.")
-    if not isinstance(front_end.features, MFB):
-        raise ValueError(f"`features` must be an MFB or MFCC, got {type(front_end.features).__name__}{advice}.")
-    if not isinstance(front_end.cmvn, GlobalCMVN | None):
-        raise ValueError(f"`cmvn` must be GlobalCMVN or none, got {type(front_end.cmvn).__name__}{advice}.")
-    if front_end.deltas is not None:
-        raise ValueError(f"`deltas` must be none, got {type(front_end.deltas).__name__}{advice}.")
-    return QuantizedFrontEnd(front_end.features, front_end.cmvn)
+from speechkit.export.front_end_c import FirmwareExport, FirmwareFrontEnd, write_front_end
+from speechkit.features import QuantizedFrontEnd
 
 
 def export_front_end(
@@ -51,7 +30,7 @@ def export_front_end(
     return write_front_end(integer_front_end(front_end), out_dir, samples, overwrite=overwrite)
 
 
-def integer_front_end(front_end: QuantizedFrontEnd) -> IntegerFrontEnd:
+def integer_front_end(front_end: QuantizedFrontEnd) -> FirmwareFrontEnd:
     """What the C source is made from.
 
     Raises:
@@ -65,4 +44,4 @@ def integer_front_end(front_end: QuantizedFrontEnd) -> IntegerFrontEnd:
     tables = front_end.integer().tables
     assert isinstance(qparams.scale, float)
     assert isinstance(qparams.zero_point, int)
-    return IntegerFrontEnd(tables, front_end.sample_rate_hz, qparams.scale, qparams.zero_point)
+    return FirmwareFrontEnd(tables, front_end.sample_rate_hz, qparams.scale, qparams.zero_point)

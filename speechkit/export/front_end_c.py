@@ -35,7 +35,7 @@ VECTOR_TYPES = {
 
 
 @dataclass(frozen=True)
-class IntegerFrontEnd:
+class FirmwareFrontEnd:
     """All that the C source of a front end is made from.
 
     Attributes:
@@ -123,7 +123,7 @@ class FirmwareExport:
 
 
 def write_front_end(
-    front_end: IntegerFrontEnd, out_dir: str | Path, samples: np.ndarray | None = None, *, overwrite: bool = False
+    front_end: FirmwareFrontEnd, out_dir: str | Path, samples: np.ndarray | None = None, *, overwrite: bool = False
 ) -> FirmwareExport:
     """Writes C99 source, tables and reference vectors of a front end; the folder's README.md says how to use them.
 
@@ -202,7 +202,7 @@ _TABLE_COMMENTS = {
 }
 
 
-def _constants(front_end: IntegerFrontEnd) -> dict[str, object]:
+def _constants(front_end: FirmwareFrontEnd) -> dict[str, object]:
     """Names behind SPEECHKIT_ -> values."""
     tables = front_end.tables
     bits = {"SAMPLE_BITS": SAMPLE_BITS, "WINDOW_BITS": WINDOW_BITS, "POWER_SHIFT": POWER_SHIFT}
@@ -219,7 +219,7 @@ def _constants(front_end: IntegerFrontEnd) -> dict[str, object]:
     }
 
 
-def _header(front_end: IntegerFrontEnd, export: FirmwareExport) -> str:
+def _header(front_end: FirmwareFrontEnd, export: FirmwareExport) -> str:
     """front_end_tables.h."""
     tables, scale, zero_point = front_end.tables, front_end.scale, front_end.zero_point
     defines = [f"#define SPEECHKIT_{name} {value}" for name, value in _constants(front_end).items()]
@@ -274,7 +274,7 @@ def _write_vectors(folder: Path, pcm: np.ndarray, steps: dict[str, np.ndarray]) 
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _readme(front_end: IntegerFrontEnd, export: FirmwareExport) -> str:
+def _readme(front_end: FirmwareFrontEnd, export: FirmwareExport) -> str:
     tables, scale, zero_point = front_end.tables, front_end.scale, front_end.zero_point
     flags = "-std=c99 -O2 -Wall -Wextra -pedantic"
     return f"""\

@@ -9,6 +9,7 @@ quantized for that. Zero points differ (0 after a ReLU, 128 else), and a convolu
 that of the first, and what this adds to the sums is taken from the bias. No layer with several inputs has padding.
 """
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from speechkit.runtime.network import network_digest
 
 if TYPE_CHECKING:
     import onnx
+
+    from speechkit.quantization.quantized_network import QuantizedNetwork
 
 OPSET = 20
 INPUTS = ("codes", "features")
@@ -45,6 +48,15 @@ def export_network(network: IntegerNetwork, path: str | os.PathLike[str], *, inp
         raise ValueError(f"`input_name` must be one of {', '.join(INPUTS)}, got {input_name!r}.")
     onnx = _import_onnx()
     onnx.save_model(network_model(network, input_name=input_name), os.fspath(path))
+
+
+def float_network(network: "QuantizedNetwork") -> IntegerNetwork:
+    """The same layers all in float, batch norms folded, calibrated or not: what becomes a float32 graph."""
+    twin = copy.deepcopy(network)
+    for layer in twin.layers:
+        layer.is_float = True
+        layer.log_scale.data.nan_to_num_(0.0)  # nothing is rounded to it
+    return twin.to_integer()
 
 
 def network_model(network: IntegerNetwork, *, input_name: str) -> "onnx.ModelProto":

@@ -12,7 +12,7 @@ import numpy as np
 import speechkit
 from speechkit.decoding import greedy_spans
 from speechkit.export.c_source import copy_sources, refuse_used_folder
-from speechkit.export.front_end_c import FirmwareExport, IntegerFrontEnd, as_int16, synthetic_signal, write_front_end
+from speechkit.export.front_end_c import FirmwareExport, FirmwareFrontEnd, as_int16, synthetic_signal, write_front_end
 from speechkit.export.network_c import (
     SOURCES,
     LayerCost,
@@ -89,7 +89,7 @@ class RecognizerExport:
 
 
 def export_recognizer(
-    front_end: IntegerFrontEnd,
+    front_end: FirmwareFrontEnd,
     network: IntegerNetwork,
     tokenizer: Tokenizer,
     out_dir: str | Path,
@@ -148,7 +148,7 @@ def write_wav(path: Path, pcm: np.ndarray, sample_rate_hz: int) -> None:
         file.writeframes(pcm.astype("<i2").tobytes())
 
 
-def _refuse_misfits(front_end: IntegerFrontEnd, network: IntegerNetwork, tokenizer: Tokenizer) -> None:
+def _refuse_misfits(front_end: FirmwareFrontEnd, network: IntegerNetwork, tokenizer: Tokenizer) -> None:
     """Raises ValueError where one part does not take what the one before gives."""
     tables = front_end.tables
     if front_end.num_features != network.num_features:
@@ -190,7 +190,7 @@ def _c_string(text: str) -> str:
     return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
-def _readme(front_end: IntegerFrontEnd, export: RecognizerExport) -> str:
+def _readme(front_end: FirmwareFrontEnd, export: RecognizerExport) -> str:
     return f"""\
 # A recogniser in C99
 

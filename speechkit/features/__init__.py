@@ -9,7 +9,7 @@ from speechkit.features.mfb import MFB
 from speechkit.features.mfcc import MFCC
 from speechkit.features.micro import MicroMFB
 from speechkit.features.presets import LibrosaMFB, LibrosaMFCC, WhisperMFB
-from speechkit.features.quantized import QuantizedFrontEnd
+from speechkit.features.quantized import QuantizedFrontEnd, as_quantized_front_end
 from speechkit.features.streaming import FeatureStream
 from speechkit.features.waveform import Waveform
 
@@ -30,4 +30,5 @@ __all__ = [
     "UtteranceCMVN",
     "Waveform",
     "WhisperMFB",
+    "as_quantized_front_end",
 ]

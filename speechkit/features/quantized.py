@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from speechkit.features.cmvn import GlobalCMVN
 from speechkit.features.convolution import ConvolutionalMFB
+from speechkit.features.front_end import FrontEnd
 from speechkit.features.integer import IntegerMFB
 from speechkit.features.mfb import MFB
 from speechkit.features.streaming import FeatureStream
@@ -200,3 +201,23 @@ class QuantizedFrontEnd(nn.Module):
         if not torch.compiler.is_compiling() and not self.cmvn.is_fitted:
             raise RuntimeError("GlobalCMVN has no statistics: call fit(), or load a trained model.")
         return self.cmvn.mean, self.cmvn.std
+
+
+def as_quantized_front_end(front_end: nn.Module) -> QuantizedFrontEnd:
+    """A front end that can be exported: itself, or MFB or MFCC with `GlobalCMVN` or none in the domain S = 1/32, Z = 0.
+
+    Raises:
+        ValueError: another front end; the line says what to train with.
+    """
+    if isinstance(front_end, QuantizedFrontEnd):
+        return front_end
+    advice = "; train with QuantizedFrontEnd, or with FrontEnd of MFB or MFCC with GlobalCMVN"
+    if not isinstance(front_end, FrontEnd):
+        raise ValueError(f"`front_end` must be quantized or quantizable, got {type(front_end).__name__}{advice}.")
+    if not isinstance(front_end.features, MFB):
+        raise ValueError(f"`features` must be an MFB or MFCC, got {type(front_end.features).__name__}{advice}.")
+    if not isinstance(front_end.cmvn, GlobalCMVN | None):
+        raise ValueError(f"`cmvn` must be GlobalCMVN or none, got {type(front_end.cmvn).__name__}{advice}.")
+    if front_end.deltas is not None:
+        raise ValueError(f"`deltas` must be none, got {type(front_end.deltas).__name__}{advice}.")
+    return QuantizedFrontEnd(front_end.features, front_end.cmvn)

@@ -31,7 +31,7 @@ MODES = ("float", "observe", "quantize")
 
 
 class Activation(NamedTuple):
-    """Steps n = q - Z (B, C, T) and the scale S (), r = S n. Of a float pass, the values themselves and S = 1."""
+    """Steps n = q - Z (B, C, T) and the scale S (), r = S n. Of a float pass, steps that are not rounded."""
 
     steps: Tensor
     scale: Tensor
@@ -188,7 +188,8 @@ class QuantizedConv(nn.Module):
             values = values.relu() if self.relu else values
             if self.mode == "observe":
                 self.observer.observe(values.movedim(1, 2)[length_mask(frames, values.shape[2])])
-            return Activation(values, values.new_ones(())), frames
+            scale = values.new_ones(()) if self.log_scale.isnan() else self.scale
+            return Activation(values / scale, scale), frames
         low, high = (0, 255) if self.relu else (-128, 127)
         scale = _LSQScale.apply(self.scale, inputs[0].steps.shape[2] * len(self.log_clip) * high)
         if self.is_float:

@@ -144,11 +144,56 @@ def _log2(energy: np.ndarray, tables: IntegerTables) -> np.ndarray:
     return np.where(energy > 0, log, tables.zero_energy_log)
 
 
-def waveform_codes(waveform: np.ndarray, tables: IntegerTables) -> np.ndarray:
-    """float waveform (N,) in [-1, 1] -> int8 codes (T, F) of the frames that lie wholly inside."""
-    samples = np.clip(np.rint(waveform.astype(np.float32) * np.float32(INT16_SCALE)), -32768, 32767).astype(np.int16)
-    if len(samples) < tables.frame_length:
-        return np.zeros((0, len(tables.offset)), dtype=np.int8)
-    frames = np.lib.stride_tricks.sliding_window_view(samples, tables.frame_length)[:: tables.hop_length]
-    blocks = [frames[start : start + _BLOCK_FRAMES] for start in range(0, len(frames), _BLOCK_FRAMES)]
-    return np.concatenate([integer_codes(block, tables) for block in blocks])
+class IntegerFrontEnd:
+    """`integer_codes` at speed: the same integers, most of them in float64, where sums below 2^53 are exact.
+
+    Args:
+        tables: of the front end.
+    """
+
+    def __init__(self, tables: IntegerTables) -> None:
+        self.tables = tables
+        self._dft = np.concatenate(dft_tables(tables), axis=1)
+        self._filters = np.zeros((tables.fft_length // 2 + 1, len(tables.filter_start)))
+        done = 0
+        for place, (start, length) in enumerate(zip(tables.filter_start, tables.filter_length, strict=True)):
+            self._filters[start : start + length, place] = tables.filter_weight[done : done + length]
+            done += length
+        diagonal = np.diag(np.diagonal(tables.multiplier))
+        self._is_diagonal = bool(np.array_equal(tables.multiplier, diagonal))
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """float waveform (N,) in [-1, 1] -> int8 codes (T, F) of the frames that lie wholly inside."""
+        samples = np.clip(np.rint(waveform.astype(np.float32) * np.float32(INT16_SCALE)), -32768, 32767)
+        if len(samples) < self.tables.frame_length:
+            return np.zeros((0, len(self.tables.offset)), dtype=np.int8)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, self.tables.frame_length)[:: self.tables.hop_length]
+        blocks = [frames[start : start + _BLOCK_FRAMES] for start in range(0, len(frames), _BLOCK_FRAMES)]
+        return np.concatenate([self._codes(block) for block in blocks])
+
+    def _codes(self, frames: np.ndarray) -> np.ndarray:
+        """Whole samples (T, frame_length) of any type -> int8 (T, F)."""
+        tables = self.tables
+        x = frames.astype(np.float64) * (1 << SAMPLE_BITS)
+        if tables.remove_dc:
+            x -= np.floor((2 * x.sum(axis=1, keepdims=True) + tables.frame_length) / (2 * tables.frame_length))
+        emphasised = x * (1 << WINDOW_BITS)
+        emphasised[:, 1:] -= tables.preemphasis * x[:, :-1]
+        emphasised[:, 0] -= tables.preemphasis * x[:, 0]
+        windowed = _floor_shift(_floor_shift(emphasised, WINDOW_BITS) * tables.window, WINDOW_BITS)
+        spectrum = _floor_shift(windowed @ self._dft, tables.twiddle_bits).astype(np.int64)
+        power = np.square(spectrum).reshape(len(frames), 2, -1).sum(axis=1)
+        power = _rounded_shift(power, POWER_SHIFT)  # below 2^53; in two halves, for products with weights
+        high, low = power >> 24, power & ((1 << 24) - 1)
+        high, low = ((half.astype(np.float64) @ self._filters).astype(np.int64) for half in (high, low))
+        log = _log2((high << 24) + low, tables)
+        features = log * np.diagonal(tables.multiplier) if self._is_diagonal else log @ tables.multiplier
+        codes = np.clip(_rounded_shift(features + tables.offset, tables.shift), tables.code_min, tables.code_max)
+        return codes.astype(np.int8)
+
+
+def _floor_shift(x: np.ndarray, bits: int) -> np.ndarray:
+    """`_rounded_shift` of whole numbers in float64, in place."""
+    x += 1 << (bits - 1)
+    x *= 2.0**-bits
+    return np.floor(x, out=x)

@@ -2,6 +2,7 @@
 
 from speechkit.tasks.contrastive_pretraining import ContrastivePretraining
 from speechkit.tasks.masked_pretraining import MaskedContrastivePretraining
+from speechkit.tasks.quantized_recognition import QuantizedRecognition
 from speechkit.tasks.recognition import Recognition
 
-__all__ = ["ContrastivePretraining", "MaskedContrastivePretraining", "Recognition"]
+__all__ = ["ContrastivePretraining", "MaskedContrastivePretraining", "QuantizedRecognition", "Recognition"]

@@ -17,7 +17,7 @@ from speechkit.cli.main import main
 ROOT = Path(__file__).parents[2]
 PAGES = [
     "prepare-data", "pretrain", "probe", "fine-tune", "evaluate", "language-models", "decoding", "ctc", "features",
-    "firmware", "transcribe", "import", "many-gpus", "extend",
+    "transcribe", "quantize", "firmware", "import", "many-gpus", "extend",
 ]  # fmt: skip
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 

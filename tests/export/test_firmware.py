@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from speechkit.audio import load_audio
-from speechkit.export import as_quantized_front_end, export_front_end, synthetic_signal
+from speechkit.export import export_front_end, synthetic_signal
 from speechkit.export.front_end_c import SOURCES, VECTOR_TYPES
 from speechkit.features import (
     MFB,
@@ -26,6 +26,7 @@ from speechkit.features import (
     QuantizedFrontEnd,
     UtteranceCMVN,
     Waveform,
+    as_quantized_front_end,
 )
 from speechkit.quantization import QParams
 from speechkit.runtime.front_end import IntegerTables, integer_codes

@@ -17,7 +17,7 @@ from speechkit.audio import load_audio
 from speechkit.cli.main import main
 from speechkit.decoding import greedy_spans
 from speechkit.encoders import SeparableConvEncoder
-from speechkit.export import IntegerFrontEnd, export_recognizer
+from speechkit.export import FirmwareFrontEnd, export_recognizer
 from speechkit.export.firmware import integer_front_end
 from speechkit.export.network_c import write_network_vectors
 from speechkit.features import MFB, GlobalCMVN, QuantizedFrontEnd
@@ -25,12 +25,12 @@ from speechkit.heads import CTCHead
 from speechkit.integer_bundle import IntegerBundle, save_integer_bundle
 from speechkit.quantization.conversion import quantized_network
 from speechkit.runtime import IntegerNetwork, run_layers
-from speechkit.runtime.front_end import waveform_codes
+from speechkit.runtime.front_end import IntegerFrontEnd
 from speechkit.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer
 
 RATE = 8000
 SANITIZE = "CFLAGS=-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
-Parts = tuple[IntegerFrontEnd, IntegerNetwork, Tokenizer]
+Parts = tuple[FirmwareFrontEnd, IntegerNetwork, Tokenizer]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def make(folder: Path, *arguments: str) -> None:
 
 def reference_text(parts: Parts, samples: np.ndarray) -> str:
     front_end, network, tokenizer = parts
-    return tokenizer.decode(greedy_spans(run_layers(network, waveform_codes(samples, front_end.tables))[-1])[0])
+    return tokenizer.decode(greedy_spans(run_layers(network, IntegerFrontEnd(front_end.tables)(samples))[-1])[0])
 
 
 def digit_recordings(recordings: Path, count: int) -> list[np.ndarray]:
@@ -99,7 +99,7 @@ def compare_recordings(parts: Parts, out: Path, recordings: list[np.ndarray]) ->
         vectors = out / f"recording{place}"
         vectors.mkdir()
         pcm = np.rint(samples * 32768.0).clip(-32768, 32767).astype("<i2")
-        codes = waveform_codes(samples, front_end.tables)
+        codes = IntegerFrontEnd(front_end.tables)(samples)
         (vectors / "input_int16.bin").write_bytes(pcm.tobytes())
         (vectors / "codes_int8.bin").write_bytes(codes.tobytes())
         write_network_vectors(network, codes, vectors)

@@ -1,0 +1,110 @@
+"""The ONNX graph under ONNX Runtime: the codes of the numpy executor, and every convolution quantized."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from speechkit.encoders import SeparableConvEncoder
+from speechkit.export.onnx_network import export_network, float_network, network_model
+from speechkit.heads import CTCHead
+from speechkit.integer_model import as_uint8, open_session
+from speechkit.quantization import UNIT_VARIANCE
+from speechkit.quantization.conversion import quantized_network
+from speechkit.quantization.quantized_network import QuantizedNetwork
+from speechkit.runtime import run_layers, run_network
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def network() -> QuantizedNetwork:
+    torch.manual_seed(0)
+    encoder = SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(5, 7), output_dim=24)
+    network = quantized_network(encoder.eval(), CTCHead(input_dim=24, vocab_size=7), qparams=UNIT_VARIANCE)
+    network.set_mode("observe")
+    network(torch.randn(4, 50, 12), torch.full((4,), 50))
+    network.calibrate()
+    return network
+
+
+@pytest.fixture
+def codes() -> np.ndarray:
+    return np.random.default_rng(0).integers(-128, 128, (33, 12), dtype=np.int8)
+
+
+def unquantized(model: Any) -> Iterator[str]:
+    """Convolutions that do not stand between a dequantized input, dequantized weights and a quantizer."""
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    readers = [(name, node.op_type) for node in model.graph.node for name in node.input]
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            sources = [makers.get(name) for name in node.input]
+            after = [kind for name, kind in readers if name == node.output[0]]
+            if sources != 3 * ["DequantizeLinear"] or after != ["QuantizeLinear"]:
+                yield node.name
+
+
+def test_every_layer_gives_the_codes_of_the_reference(network: QuantizedNetwork, codes: np.ndarray) -> None:
+    integer = network.to_integer()
+    model = network_model(integer, input_name="codes")
+    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    outputs = onnxruntime.InferenceSession(model.SerializeToString()).run(names, {"codes": as_uint8(codes)[None]})
+    for found, expected in zip(outputs, run_layers(integer, codes)[1:], strict=True):
+        assert np.array_equal(found[0, :, 0].T, as_uint8(expected))
+
+
+def test_nothing_is_left_to_fold_and_every_convolution_has_its_pair(network: QuantizedNetwork) -> None:
+    model = network_model(network.to_integer(), input_name="codes")
+    kinds = {node.op_type for node in model.graph.node}
+    assert kinds == {"Unsqueeze", "Transpose", "Concat", "Conv", "QuantizeLinear", "DequantizeLinear", "Squeeze"}
+    assert list(unquantized(model)) == []
+
+
+def test_a_missing_pair_is_found(network: QuantizedNetwork) -> None:
+    model = network_model(network.to_integer(), input_name="codes")
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    quantizer = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    quantizer.input[0], conv.output[0] = "elsewhere", "elsewhere"
+    model.graph.node.remove(quantizer)
+    assert list(unquantized(model)) == [conv.name]
+    network.set_float_layers(["projection"])
+    assert list(unquantized(network_model(network.to_integer(), input_name="codes"))) == ["projection"]
+
+
+def test_features_are_quantized_in_the_graph(network: QuantizedNetwork, codes: np.ndarray, tmp_path: Path) -> None:
+    integer = network.to_integer()
+    export_network(integer, tmp_path / "model.onnx", input_name="features")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (logits,) = session.run(None, {"features": integer.domain.values(codes)[None]})
+    assert np.array_equal(logits[0], run_network(integer, codes))
+
+
+def test_the_float_graph_is_the_float_model(network: QuantizedNetwork) -> None:
+    x, lengths = torch.randn(2, 40, 12), torch.tensor([40, 40])
+    model = network_model(float_network(network), input_name="features")
+    (logits,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"features": x.numpy()})
+    with network.only_quantized(""), torch.no_grad():
+        expected, _ = network(x, lengths)
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+    assert not {node.op_type for node in model.graph.node} & {"QuantizeLinear", "BatchNormalization", "Sqrt", "Div"}
+
+
+def test_a_file_of_another_network_is_refused(network: QuantizedNetwork) -> None:
+    model = network_model(network.to_integer(), input_name="codes").SerializeToString()
+    network.set_float_layers(["projection"])
+    with pytest.raises(ValueError, match="was made from another network"):
+        open_session(model, network.to_integer())
+    with pytest.raises(ValueError, match="cannot be read by onnxruntime"):
+        open_session(b"nothing", network.to_integer())
+
+
+def test_unknown_input(network: QuantizedNetwork, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`input_name` must be one of codes, features, got 'waveform'"):
+        export_network(network.to_integer(), tmp_path / "model.onnx", input_name="waveform")

@@ -1,0 +1,175 @@
+"""From a float bundle to an int8 bundle that transcribes where there is no torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechkit import Recognizer
+from speechkit.bundle import Bundle, load_bundle, save_bundle
+from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
+from speechkit.features import MFB, FrontEnd, GlobalCMVN
+from speechkit.heads import CTCHead
+from speechkit.integer_bundle import load_integer_bundle
+from speechkit.integer_model import IntegerModel
+from speechkit.pipelines.quantize import quantize
+from speechkit.text import WordTokenizer
+
+RATE = 8000
+WITHOUT_TORCH = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is blocked")
+sys.meta_path.insert(0, Block())
+from speechkit.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+BLOCKED = ("torch", "torchaudio", "lightning", "lhotse", "librosa", "numba", "scipy", "safetensors", "rapidfuzz")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of noises whose loudness comes and goes."""
+    folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(0)
+    rows = []
+    for place in range(4):
+        samples = rng.standard_normal(RATE) * np.sin(np.arange(RATE) / 700) * 0.1
+        soundfile.write(folder / f"{place}.wav", samples, RATE)
+        rows.append({"audio_filepath": f"{place}.wav", "duration": 1.0, "text": "yes"})
+    (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "all.jsonl"
+
+
+def save(path: Path, encoder: torch.nn.Module) -> Path:
+    cmvn = GlobalCMVN(num_features=20)
+    front_end = FrontEnd(features=MFB(sample_rate_hz=RATE, num_mels=20), cmvn=cmvn)
+    cmvn.fit([front_end.features(0.1 * torch.randn(2, RATE), torch.tensor([RATE, RATE]))])
+    head = CTCHead(input_dim=encoder.output_dim, vocab_size=3)
+    save_bundle(Bundle(front_end, encoder, head, WordTokenizer(["no", "yes"]), "# a test\n"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def float_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    encoder = SeparableConvEncoder(input_dim=20, channels=12, kernel_sizes=(5,), output_dim=16)
+    return save(tmp_path_factory.mktemp("float") / "bundle", encoder)
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(float_bundle: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("int8") / "bundle.zip"
+    quantize(float_bundle, recordings, out)
+    return out
+
+
+def test_both_engines_give_the_logits_of_training(int8_bundle: Path, float_bundle: Path, recordings: Path) -> None:
+    waveform, _ = soundfile.read(recordings.parent / "1.wav", dtype="float32")
+    bundle = load_integer_bundle(int8_bundle)
+    model, slow = (
+        IntegerModel(
+            tables=bundle.tables,
+            sample_rate_hz=bundle.sample_rate_hz,
+            network=bundle.network,
+            onnx=bundle.onnx,
+            engine=engine,
+        )
+        for engine in ("onnxruntime", "reference")
+    )
+    parts = quantize(float_bundle, recordings, int8_bundle.with_name("again"))
+    expected, _ = parts.logits(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+    assert np.array_equal(model.logits(waveform), expected[0].detach().numpy())
+    assert np.array_equal(slow.logits(waveform), expected[0].detach().numpy())
+    assert model.logits(waveform[:10]).shape == (0, 3)
+
+
+def test_it_transcribes_without_torch(int8_bundle: Path, recordings: Path, tmp_path: Path) -> None:
+    arguments = ["transcribe", "--model", str(int8_bundle), "--format", "json", str(recordings)]
+    script = WITHOUT_TORCH.format(blocked=BLOCKED)
+    run = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = sorted(json.loads(line)["text"] for line in run.stdout.splitlines())
+    inputs = [recordings.parent / f"{place}.wav" for place in range(4)]
+    assert found == sorted(transcript.text for transcript in Recognizer.load(int8_bundle).transcribe(inputs))
+
+
+def test_a_float_bundle_without_torch_says_what_to_install(float_bundle: Path, recordings: Path) -> None:
+    arguments = ["transcribe", "--model", str(float_bundle), str(recordings.parent / "0.wav")]
+    script = WITHOUT_TORCH.format(blocked=BLOCKED)
+    run = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "a float bundle needs pip install 'speechkit[train]'" in run.stderr
+
+
+def test_times_and_latency_are_those_of_the_float_bundle(int8_bundle: Path, float_bundle: Path) -> None:
+    integer, floating = Recognizer.load(int8_bundle), Recognizer.load(float_bundle)
+    assert integer.sample_rate_hz == floating.sample_rate_hz
+    assert integer.model.step_seconds == pytest.approx(floating.model.step_seconds)
+    assert integer.model.first_seconds == pytest.approx(floating.model.first_seconds)
+    assert integer.describe_latency() == floating.describe_latency()
+
+
+def test_it_is_small_and_says_how_it_was_made(int8_bundle: Path) -> None:
+    assert int8_bundle.stat().st_size < 40_000
+    assert "calibrated on all.jsonl, 4 recordings" in load_integer_bundle(int8_bundle).card
+
+
+def test_empty_and_silent_calibration(float_bundle: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "some.jsonl"
+    manifest.write_text("")
+    with pytest.raises(ValueError, match=r"holds no recordings|no utterance"):
+        quantize(float_bundle, manifest, tmp_path / "out")
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
+    manifest.write_text(json.dumps({"audio_filepath": "silence.wav", "duration": 1.0}) + "\n")
+    with pytest.raises(ValueError, match="are silent"):
+        quantize(float_bundle, manifest, tmp_path / "out")
+
+
+def test_an_encoder_without_an_int8_form(recordings: Path, tmp_path: Path) -> None:
+    bundle = save(tmp_path / "gru", ConvGRUEncoder(input_dim=20, channels=8, hidden_size=8))
+    with pytest.raises(ValueError, match="has no int8 form"):
+        quantize(bundle, recordings, tmp_path / "out")
+
+
+def test_an_int8_bundle_is_no_float_bundle(int8_bundle: Path) -> None:
+    with pytest.raises(ValueError, match="holds an int8 model only"):
+        load_bundle(int8_bundle)
+    with pytest.raises(ValueError, match="`device` must be 'cpu' for an int8 bundle, got 'cuda'"):
+        Recognizer.load(int8_bundle, device="cuda")
+
+
+def test_training_with_quantization(float_bundle: Path, recordings: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        f"""\
+trainer:
+  max_epochs: 2
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: speechkit.callbacks.QuantizationAwareTraining
+    - class_path: speechkit.callbacks.FloatTeacher
+data:
+  train: [{recordings}]
+  dev: [{recordings}]
+  tokenizer:
+    class_path: speechkit.text.WordTokenizer
+    init_args:
+      symbols: ["no", "yes"]
+  num_workers: 0
+"""
+    )
+    before = quantize(float_bundle, recordings, tmp_path / "before").network.state_dict()
+    after = quantize(float_bundle, recordings, tmp_path / "after", recipe=str(recipe)).network.state_dict()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert {"layers.0.log_scale", "layers.1.parts.0.weight", "layers.1.parts.0.norm.running_mean"} <= set(moved)
+    assert len(load_integer_bundle(tmp_path / "after").network.layers) == len(
+        load_integer_bundle(tmp_path / "before").network.layers
+    )

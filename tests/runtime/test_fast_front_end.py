@@ -1,0 +1,37 @@
+"""The fast integer front end gives the codes of its definition, and of the front end in torch."""
+
+import numpy as np
+import pytest
+import torch
+
+from speechkit.features import MFB, MFCC, QuantizedFrontEnd
+from speechkit.runtime.front_end import IntegerFrontEnd, integer_codes
+
+
+def signals(size: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    square = np.where(np.arange(size) // 13 % 2, 1.0, -1.0)
+    return [rng.standard_normal(size) * 0.1, square, np.zeros(size), rng.standard_normal(size) * 1e-4]
+
+
+@pytest.mark.parametrize(
+    "features",
+    [MFB(sample_rate_hz=8000, num_mels=40), MFB(num_mels=80, remove_dc=False), MFCC(sample_rate_hz=8000)],
+)
+def test_codes_are_those_of_the_definition(features: MFB) -> None:
+    front_end = QuantizedFrontEnd(features, arithmetic="integer")
+    tables = front_end.integer().tables
+    fast = IntegerFrontEnd(tables)
+    for signal in signals(3 * features.sample_rate_hz + 7):
+        waveform = signal.astype(np.float32)
+        samples = np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, tables.frame_length)[:: tables.hop_length]
+        codes = fast(waveform)
+        assert np.array_equal(codes, integer_codes(frames, tables))
+        expected, _ = front_end(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+        assert np.array_equal(codes, expected[0].numpy())
+
+
+def test_less_than_a_frame_has_no_codes() -> None:
+    front_end = IntegerFrontEnd(QuantizedFrontEnd(MFB(), arithmetic="integer").integer().tables)
+    assert front_end(np.zeros(399, np.float32)).shape == (0, 80)
