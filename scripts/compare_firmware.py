@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from speechkit.audio import load_audio
-from speechkit.data import read_utterances
+from speechkit.data.manifest import expand_path, read_utterances
 from speechkit.decoding import greedy_spans
 from speechkit.export import FirmwareFrontEnd, RecognizerExport, export_recognizer
 from speechkit.export.network_c import write_network_vectors
@@ -71,7 +71,7 @@ def compare(bundle: IntegerBundle, manifest: str, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         exported = export(bundle, folder)
-        utterances = read_utterances(Path(manifest))
+        utterances = read_utterances(expand_path(manifest))
         seconds, texts, names = 0.0, [], []
         for place, utterance in enumerate(utterances[:: max(1, len(utterances) // count)][:count]):
             samples = load_audio(utterance.audio_path, bundle.sample_rate_hz)
