@@ -12,6 +12,6 @@ setup(
         "speechkit.pipelines": ["*.html", "*.js"],
         "speechkit.configs": ["*/*.yaml"],
         "speechkit": ["py.typed"],
-        "speechkit.export": ["*.c", "*.h"],
+        "speechkit.export": ["c/*"],
     },
 )

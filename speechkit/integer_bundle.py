@@ -106,7 +106,7 @@ def integer_bundle_from_files(files: Mapping[str, bytes], *, trusted_packages: S
     config = read_config(files, ("tokenizer",))
     missing = [name for name in ("qparams.json", "qparams.npz") if name not in files]
     if missing:
-        raise ValueError(f"not an int8 bundle, it lacks {' and '.join(missing)}")
+        raise ValueError(f"not an int8 bundle, it lacks {' and '.join(missing)}; speechkit quantize makes one")
     arrays = unpack_arrays(files["qparams.npz"])
     try:
         description = json.loads(files["qparams.json"])

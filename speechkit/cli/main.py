@@ -15,6 +15,7 @@ from speechkit.cli import (
     data,
     embed,
     evaluate,
+    export,
     features,
     import_model,
     language_model,
@@ -45,6 +46,7 @@ _COMMANDS = {
     "calibrate": calibrate,
     "lm": language_model,
     "features": features,
+    "export": export,
     "quantize": quantize,
     "transcribe": transcribe,
 }

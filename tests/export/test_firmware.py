@@ -14,7 +14,7 @@ from torch import nn
 
 from speechkit.audio import load_audio
 from speechkit.export import export_front_end, synthetic_signal
-from speechkit.export.firmware import SOURCES, VECTOR_TYPES
+from speechkit.export.front_end_c import SOURCES, VECTOR_TYPES
 from speechkit.features import (
     MFB,
     MFCC,
