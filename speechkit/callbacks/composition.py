@@ -3,7 +3,7 @@
 A callback says so by class attributes, which are read here and nowhere else:
 
     order = Order.MASK       its place among the others
-    exclusive = "targets"    what no other callback of the same word may touch
+    exclusive = ("targets",) what no other callback that names it too may touch
 
 Both may be left out. docs/callbacks/README.md has the table.
 """
@@ -43,7 +43,7 @@ def compose(callbacks: Sequence[lightning.Callback]) -> list[lightning.Callback]
         callbacks: of a trainer.
 
     Raises:
-        ValueError: two with the same `exclusive`.
+        ValueError: two that name the same in `exclusive`.
     """
     _refuse_rivals(callbacks)
     seeds = [callback for callback in callbacks if getattr(callback, "order", None) is Order.SEED]
@@ -56,9 +56,9 @@ def compose(callbacks: Sequence[lightning.Callback]) -> list[lightning.Callback]
 def _refuse_rivals(callbacks: Sequence[lightning.Callback]) -> None:
     first: dict[str, str] = {}
     for callback in callbacks:
-        what, name = getattr(callback, "exclusive", None), type(callback).__name__
-        if what is not None and what in first:
-            pair = f"{first[what]} and {name}" if first[what] != name else f"two {name}"
-            raise ValueError(f"`trainer.callbacks` must hold one callback for the {what}, got {pair}.")
-        if what is not None:
+        name = type(callback).__name__
+        for what in getattr(callback, "exclusive", ()):
+            if what in first:
+                pair = f"{first[what]} and {name}" if first[what] != name else f"two {name}"
+                raise ValueError(f"`trainer.callbacks` must hold one callback for the {what}, got {pair}.")
             first[what] = name

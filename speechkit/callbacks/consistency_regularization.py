@@ -29,7 +29,7 @@ class ConsistencyRegularization(AddedLoss):
     """
 
     order = Order.LOSS
-    exclusive = "targets"
+    exclusive = ("targets", "texts")
 
     def __init__(self, weight: float = 0.2) -> None:
         super().__init__(weight)

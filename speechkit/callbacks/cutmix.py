@@ -113,7 +113,7 @@ class CutMix(lightning.Callback):
     """
 
     order = Order.MIX
-    exclusive = "targets"
+    exclusive = ("texts",)
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ class EMA(WeightAveraging):
     """
 
     order = Order.AVERAGE
-    exclusive = "average of weights"
+    exclusive = ("average of weights",)
 
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
         if not 0.0 <= decay < 1.0:

@@ -100,7 +100,7 @@ class Mixup(lightning.Callback):
     """
 
     order = Order.MIX
-    exclusive = "targets"
+    exclusive = ("targets",)
 
     def __init__(
         self, probability: float | Ramp = 0.3, alpha: float = 0.5, *, weight: float | Ramp | None = None

@@ -40,7 +40,7 @@ class SWA(WeightAveraging):
     """
 
     order = Order.AVERAGE
-    exclusive = "average of weights"
+    exclusive = ("average of weights",)
 
     def __init__(
         self,

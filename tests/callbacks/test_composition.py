@@ -68,13 +68,13 @@ def deal(num_hands: int, seed: int) -> list[list[str]]:
     """All plug-ins in random subsets, those that exclude each other in different ones."""
     hands: list[list[str]] = [[] for _ in range(num_hands)]
     for name in random.Random(seed).sample(sorted(PLUG_INS), len(PLUG_INS)):
-        free = [hand for hand in hands if exclusive_of(name) not in map(exclusive_of, hand)]
+        free = [hand for hand in hands if not any(exclusive_of(name) & exclusive_of(other) for other in hand)]
         min(free, key=len).append(name)
     return hands
 
 
-def exclusive_of(name: str) -> str:
-    return getattr(getattr(speechkit.callbacks, name), "exclusive", name)
+def exclusive_of(name: str) -> set[str]:
+    return set(getattr(getattr(speechkit.callbacks, name), "exclusive", ()))
 
 
 def overlay(folder: Path, plug_ins: dict[str, dict[str, Any]]) -> str:
