@@ -13,5 +13,6 @@ setup(
         "speechkit.configs": ["*/*.yaml"],
         "speechkit": ["py.typed"],
         "speechkit.export": ["c/*"],
+        "speechkit.models": ["*/*"],
     },
 )

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -144,7 +145,11 @@ class Recognizer:
         try:
             bundle = integer_bundle_from_files(files, trusted_packages=trusted_packages)
             model = IntegerModel(
-                tables=bundle.tables, sample_rate_hz=bundle.sample_rate_hz, network=bundle.network, onnx=bundle.onnx
+                tables=bundle.tables,
+                sample_rate_hz=bundle.sample_rate_hz,
+                network=bundle.network,
+                onnx=bundle.onnx,
+                engine="onnxruntime" if find_spec("onnxruntime") else "reference",  # of the same codes, but slower
             )
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (  # a part may import itself and what is in a layer before its own
-    ("masking", "parts", "seeding", "runtime"),
+    ("masking", "models", "parts", "seeding", "runtime"),
     ("audio", "text", "quantization"),
     ("data", "features"),
     ("codebooks",),

@@ -51,18 +51,23 @@ def load_recognizer(bundle_path: str, arguments: argparse.Namespace) -> "Recogni
 
 
 def _search(bundle_path: str, recognizer: "Recognizer", arguments: argparse.Namespace) -> Any:
-    from speechkit.bundle import load_bundle
-    from speechkit.decoding.arpa import read_arpa
-    from speechkit.decoding.beam_search import BeamSearch
-    from speechkit.decoding.lexicon import Lexicon
+    from speechkit.bundle_files import read_bundle_files, read_config, read_decoding
 
-    bundle = load_bundle(bundle_path, trusted_packages=arguments.trust)
+    try:
+        from speechkit.decoding.arpa import read_arpa
+        from speechkit.decoding.beam_search import BeamSearch
+        from speechkit.decoding.lexicon import Lexicon
+    except ImportError as error:
+        raise ImportError(f"beam search needs pip install 'speechkit[train]' ({error})") from None
+
+    files = read_bundle_files(bundle_path)
     language_model = None
     if arguments.lm is not None:
         language_model = read_arpa(arguments.lm)
-    elif bundle.language_model:
-        language_model = read_arpa(Path(bundle_path) / "lm.arpa", bundle.language_model)
-    options: dict[str, Any] = {key: value for key, value in bundle.decoding.items() if key != "temperature"}
+    elif "lm.arpa" in files:
+        language_model = read_arpa(Path(bundle_path) / "lm.arpa", files["lm.arpa"])
+    settings = read_decoding(read_config(files, ("tokenizer",)))
+    options: dict[str, Any] = {key: value for key, value in settings.items() if key != "temperature"}
     for key, value in (
         ("lm_weight", arguments.lm_weight),
         ("word_bonus", arguments.word_bonus),

@@ -1,4 +1,4 @@
-"""`speechkit transcribe --model BUNDLE FILE|DIR|PATTERN|MANIFEST|-...`."""
+"""`speechkit transcribe [--model BUNDLE] FILE|DIR|PATTERN|MANIFEST|-...`."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechkit.cli.decoding import add_decoding_arguments, load_recognizer
+from speechkit.models import DIGITS
 
 if TYPE_CHECKING:
     from speechkit.pipelines.recordings import Recording
@@ -23,7 +24,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "done; what is there already in the output folder is left alone, so an interrupted run goes on. "
         "Exit status 0: all done, 1: some failed, 2: none could be done, or a wrong call.",
     )
-    parser.add_argument("--model", required=True, metavar="BUNDLE", help="folder or .zip")
+    parser.add_argument(
+        "--model", metavar="BUNDLE", help="folder or .zip (the model in the wheel, for strings of English digits)"
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -55,6 +58,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.model is None:
+        arguments.model = str(DIGITS)
+        print("model: digits, of the wheel (the words zero to nine); --model BUNDLE takes another", file=sys.stderr)
     if arguments.inputs == ["-"]:
         return _run_stream(arguments)
     if arguments.nbest > 1 and arguments.format != "json":

@@ -1,7 +1,6 @@
 """Rooms: an impulse response is convolved with the utterance, one that is made here or (see `data`) recorded."""
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 from speechkit.audio.perturbations.perturbation import Perturbation, check_probability, check_range
 
@@ -16,6 +15,8 @@ def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     Returns:
         float32 (N,).
     """
+    from scipy.signal import fftconvolve  # a runtime that only transcribes goes without scipy
+
     direct = int(np.abs(response).argmax())
     wet = fftconvolve(samples, response)[direct : direct + len(samples)]
     power = np.mean(np.square(samples, dtype=np.float64))
