@@ -9,6 +9,7 @@ import yaml
 
 import speechkit.audio
 import speechkit.callbacks
+import speechkit.data
 
 
 class PlugIn(NamedTuple):
@@ -17,6 +18,7 @@ class PlugIn(NamedTuple):
     Attributes:
         name: of the class.
         kind: "callback" or "perturbation".
+        package: where a recipe finds it.
         summary: how its docstring begins.
         help: its whole docstring.
         parameters: name -> default, `inspect.Parameter.empty` where there is none.
@@ -24,6 +26,7 @@ class PlugIn(NamedTuple):
 
     name: str
     kind: str
+    package: str
     summary: str
     help: str
     parameters: dict[str, Any]
@@ -38,18 +41,11 @@ class PlugIn(NamedTuple):
     @property
     def overlay(self) -> str:
         """YAML that adds it to a recipe, with every parameter at its default."""
-        key, module = _PLACES[self.kind]
-        section, name = key.split(".")
-        lines = [f"{section}:", f"  {name}+:", f"    - class_path: {module}.{self.name}"]
+        section, name = {"callback": ("trainer", "callbacks"), "perturbation": ("data", "perturbations")}[self.kind]
+        lines = [f"{section}:", f"  {name}+:", f"    - class_path: {self.package}.{self.name}"]
         if self.parameters:
             lines.append("      init_args:")
         return "\n".join([*lines, *(f"        {name}: {_as_yaml(value)}" for name, value in self.parameters.items())])
-
-
-_PLACES = {
-    "callback": ("trainer.callbacks", "speechkit.callbacks"),
-    "perturbation": ("data.perturbations", "speechkit.audio"),
-}
 
 
 def list_plug_ins() -> list[PlugIn]:
@@ -58,10 +54,11 @@ def list_plug_ins() -> list[PlugIn]:
     for package, base, kind in (
         (speechkit.callbacks, lightning.Callback, "callback"),
         (speechkit.audio, speechkit.audio.Perturbation, "perturbation"),
+        (speechkit.data, speechkit.audio.Perturbation, "perturbation"),
     ):
         classes = [getattr(package, name) for name in sorted(package.__all__)]
         found += [
-            _describe(cls, kind)
+            _describe(cls, kind, package.__name__)
             for cls in classes
             if isinstance(cls, type) and issubclass(cls, base) and not _is_abstract(cls)
         ]
@@ -81,12 +78,12 @@ def find_plug_in(name: str) -> PlugIn:
     raise ValueError(f"{name}: no such callback; there are: {', '.join(plug_in.name for plug_in in plug_ins)}")
 
 
-def _describe(cls: type, kind: str) -> PlugIn:
+def _describe(cls: type, kind: str, package: str) -> PlugIn:
     text = inspect.getdoc(cls) or ""
     summary = re.split(r" \((?=[A-Z])|[.:;](?:\s|$)", " ".join(text.split("\n\n", 1)[0].split()))[0]
     parameters = inspect.signature(cls).parameters.values()
     named = [part for part in parameters if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)]
-    return PlugIn(cls.__name__, kind, summary, text, {part.name: part.default for part in named})
+    return PlugIn(cls.__name__, kind, package, summary, text, {part.name: part.default for part in named})
 
 
 def _is_abstract(cls: type) -> bool:

@@ -13,13 +13,14 @@ from speechkit.tasks import Recognition
 
 
 class ConsistencyRegularization(AddedLoss):
-    """CR-CTC (Yao et al. 2024, arXiv 2410.05101): no recordings without text are needed.
+    """Two views of each batch learn to agree (CR-CTC, Yao et al. 2024, arXiv 2410.05101).
 
-    Each labelled batch passes the feature callbacks and the network twice, with other masks and dropout. The loss is
-    the mean of both CTC losses and, times `weight`, half the sum of KL(b || a) and KL(a || b), each with its first side
-    constant. The divergence is a sum over frames, over the number of labels, as CTC's loss is here: so `weight` is the
-    paper's alpha. The paper masks 2.5 times as many frames as without. What other callbacks add to the loss they add
-    once, to the first view; none may mix utterances, for the second view would be of one alone.
+    No recordings without text are needed. Each labelled batch passes the feature callbacks and the network twice, with
+    other masks and dropout. The loss is the mean of both CTC losses and, times `weight`, half the sum of KL(b || a)
+    and KL(a || b), each with its first side constant. The divergence is a sum over frames, over the number of labels,
+    as CTC's loss is here: so `weight` is the paper's alpha. The paper masks 2.5 times as many frames as without. What
+    other callbacks add to the loss they add once, to the first view; none may mix utterances, for the second view
+    would be of one alone.
 
     Args:
         weight: alpha; 0 is off.

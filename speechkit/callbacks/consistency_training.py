@@ -29,7 +29,7 @@ def annealing_threshold(progress: float, num_classes: int, annealing: str) -> fl
 
 
 class ConsistencyTraining(AddedLoss):
-    """Unsupervised data augmentation (UDA, Xie et al. 2019, arXiv 1904.12848) over the posteriors of CTC.
+    """Strong views of speech without text learn from weak ones (UDA, Xie et al. 2019, arXiv 1904.12848).
 
     The weak view of a recording is what the task says in evaluation mode, without any augmentation or dropout; the
     strong view is what it says in training, through the task's own feature callbacks. Their divergence, KL(weak ||

@@ -17,7 +17,7 @@ SMALL = Path(__file__).with_name("small.yaml")
 def test_callbacks_and_perturbations_are_listed_with_their_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["callbacks"]) == 0
     printed = capsys.readouterr().out
-    for text in ("SpecAugment", "max_time_fraction=0.15", "SpeedPerturbation", "low=0.9"):
+    for text in ("SpecAugment", "low_snr_db=10.0", "SpeedPerturbation", "low=0.9"):
         assert text in printed
     assert "CollapseError" not in printed
     assert "FeatureAugmentation" not in printed
