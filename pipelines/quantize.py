@@ -54,8 +54,11 @@ def quantize(
         The parts as they were written.
 
     Raises:
-        ValueError: parts without an int8 form, a wrong recipe, or recordings that are missing, damaged, or silent.
+        ValueError: parts without an int8 form, a wrong recipe, recordings that are missing, damaged, or silent, or a
+            float bundle where `out` is to be.
     """
+    if Path(out).resolve() == Path(bundle_path).resolve() or (Path(out) / "model.safetensors").exists():
+        raise ValueError(f"`out` must not be a float bundle, which would be spoilt, got {out}.")
     parts = quantized_parts(
         bundle_path, weight_bits=weight_bits, float_layers=float_layers, trusted_packages=trusted_packages
     )
@@ -65,7 +68,12 @@ def quantize(
     calibrate(parts, utterances, on_progress=on_progress)
     how = f"calibrated on {Path(calibration).name}, {len(utterances)} recordings"
     if recipe is not None:
-        settings = {"bundle_path": bundle_path, "weight_bits": weight_bits, "float_layers": list(float_layers)}
+        settings = {
+            "bundle_path": bundle_path,
+            "weight_bits": weight_bits,
+            "float_layers": list(float_layers),
+            "trusted_packages": list(trusted_packages),
+        }
         own = [f"model.{name}={value}" for name, value in settings.items()]
         train_quantized(parts.network, recipe, [*own, *overrides], Path(f"{out}.run"))
         how += f", trained with quantization by {Path(recipe).stem}"

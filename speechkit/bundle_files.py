@@ -114,6 +114,20 @@ def read_decoding(config: Mapping[str, Any]) -> dict[str, float]:
     return settings
 
 
+def update_decoding(path: str | os.PathLike[str], settings: Mapping[str, float]) -> None:
+    """Writes settings of decoding into a bundle, in float or int8, beside those that it has.
+
+    Raises:
+        ValueError: not a bundle, or a setting that is not known.
+    """
+    files = read_bundle_files(path)
+    config = read_config(files, ())
+    config["decoding"] = {**read_decoding(config), **settings}
+    read_decoding(config)
+    content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+    write_bundle_files({**files, "config.yaml": content}, path)
+
+
 def _read_folder(path: Path) -> dict[str, bytes]:
     if not path.is_dir():
         raise ValueError(f"{path}: no such bundle (a folder or .zip)")

@@ -1,10 +1,13 @@
-"""What callbacks that add a term to the loss have in common: the term, and batches without text to compute it on.
+"""What callbacks that add the loss of a pass of their own have in common: the term, and batches without text for it.
+
+A term of the plain pass's own logits is a `LossTerm`, a hook on the seam `loss`; this is for what needs another pass.
 
 The term is computed inside `training_step`, behind the task's own pass: so DistributedDataParallel sees one forward and
 one backward pass, gradients accumulate as ever, and the draws of the plain step are those of a training without the
 callback. It costs the memory of its own pass on top of the plain one's.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +16,7 @@ import lightning
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from speechkit.callbacks.composition import Order
 from speechkit.data import SpeechBatch, UnlabelledSpeech
 from speechkit.tasks import Recognition
 
@@ -21,16 +25,19 @@ class AddedLoss(lightning.Callback):
     """Adds `added_loss(...)` to the loss of each training step; weight 0 attaches nothing at all.
 
     Args:
-        weight: of the term, at least 0.
+        weight: of the term.
         unlabelled: recordings without text, if the term needs them.
 
     Raises:
-        ValueError: a negative weight; at start, a task other than `Recognition`, or recordings of too low a rate.
+        ValueError: a weight that is negative or not finite; at start, a task other than `Recognition`, or recordings of
+            too low a rate.
     """
 
+    order = Order.LOSS
+
     def __init__(self, weight: float, unlabelled: UnlabelledSpeech | None = None) -> None:
-        if not weight >= 0:
-            raise ValueError(f"`weight` must not be negative, got {weight}.")
+        if not 0.0 <= weight < math.inf:
+            raise ValueError(f"`weight` must be finite and not negative, got {weight}.")
         self.weight, self.unlabelled = weight, unlabelled
         self._handles: list[RemovableHandle] = []
 

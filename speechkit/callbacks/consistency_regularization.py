@@ -6,7 +6,7 @@ import lightning
 from torch import Tensor, nn
 
 from speechkit.callbacks.added_loss import AddedLoss
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.spec_augment import refuse_time_warp
 from speechkit.data import SpeechBatch
 from speechkit.losses import frame_divergence
 from speechkit.tasks import Recognition
@@ -26,10 +26,9 @@ class ConsistencyRegularization(AddedLoss):
         weight: alpha; 0 is off.
 
     Raises:
-        ValueError: a negative weight; at start, another task than `Recognition`.
+        ValueError: a negative weight; at start, another task than `Recognition`, or a `SpecAugment` that warps time.
     """
 
-    order = Order.LOSS
     exclusive = ("targets", "texts")
 
     def __init__(self, weight: float = 0.2) -> None:
@@ -37,6 +36,8 @@ class ConsistencyRegularization(AddedLoss):
         self._first: dict[str, Any] = {}
 
     def attach(self, trainer: lightning.Trainer, task: Recognition) -> None:
+        refuse_time_warp(self, trainer)
+
         def keep_logits(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
             self._first.setdefault("logits", output[0])
 
@@ -67,7 +68,6 @@ class ConsistencyRegularization(AddedLoss):
         apart = frame_divergence(logits, first_logits, frames) + frame_divergence(first_logits, logits, frames)
         divergence = batch.loss_scale * (batch.weights * 0.5 * apart / batch.target_lengths.clamp(min=1)).sum()
         task.log("regularization_loss", divergence.detach(), batch_size=len(batch.ids), sync_dist=True)
-        half_of_each = (
-            0.5 * batch.loss_scale * (batch.weights * (losses - first_losses)).sum()
-        )  # the step has the first
+        # the step has the first loss already
+        half_of_each = 0.5 * batch.loss_scale * (batch.weights * (losses - first_losses)).sum()
         return half_of_each + self.weight * divergence

@@ -6,8 +6,8 @@ import lightning
 from torch import Tensor, nn
 
 from speechkit.callbacks.added_loss import AddedLoss
-from speechkit.callbacks.composition import Order
 from speechkit.callbacks.evaluation_mode import evaluation_mode
+from speechkit.callbacks.spec_augment import refuse_time_warp
 from speechkit.data import SpeechBatch, UnlabelledSpeech
 from speechkit.losses import frame_divergence
 from speechkit.masking import mean_over_frames
@@ -48,10 +48,9 @@ class ConsistencyTraining(AddedLoss):
         annealing: of the labelled signal, "none", "linear", "log" or "exp".
 
     Raises:
-        ValueError: an argument outside its range; at start, another task than `Recognition`.
+        ValueError: an argument outside its range; at start, another task than `Recognition`, or a `SpecAugment`
+            that warps time.
     """
-
-    order = Order.LOSS
 
     def __init__(
         self,
@@ -71,6 +70,7 @@ class ConsistencyTraining(AddedLoss):
         self.min_confidence, self.temperature, self.annealing = min_confidence, temperature, annealing
 
     def attach(self, trainer: lightning.Trainer, task: Recognition) -> None:
+        refuse_time_warp(self, trainer)
         if self.annealing == "none":
             return
 
@@ -81,7 +81,7 @@ class ConsistencyTraining(AddedLoss):
             threshold = annealing_threshold(progress, task.tokenizer.vocab_size, self.annealing)
             return losses.masked_fill(losses.detach() < -math.log(threshold), 0.0)
 
-        self._handles.append(task.loss.register_forward_hook(anneal))
+        self._handles.append(task.loss.register_forward_hook(anneal, prepend=True))  # CTC alone decides
 
     def added_loss(self, trainer: lightning.Trainer, task: Recognition, batch: SpeechBatch) -> Tensor:
         heard = self.next_unlabelled(task)

@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.bundle import Bundle, load_bundle
+from speechkit.callbacks.cutmix import CutMix
 from speechkit.callbacks.loss_term import LossTerm
+from speechkit.callbacks.mixup import Mixup
+from speechkit.callbacks.spec_augment import refuse_time_warp
 from speechkit.data.manifest import expand_path
 from speechkit.decoding import BeamSearch, greedy_decode
 from speechkit.masking import length_mask
@@ -94,7 +97,8 @@ class Distillation(LossTerm):
 
     Raises:
         ValueError: an argument out of its range; see also `LossTerm`. When a training starts: not a recogniser's
-            bundle, one with another vocabulary or sample rate, or, of level "frame", with other frames.
+            bundle, one with another vocabulary or sample rate, or, of level "frame", with other frames; a callback that
+            mixes utterances, which the teacher hears one by one, or, of level "frame", that warps time.
     """
 
     def __init__(
@@ -124,6 +128,9 @@ class Distillation(LossTerm):
         self._search: BeamSearch | None = None
 
     def prepare(self, trainer: lightning.Trainer, task: Any) -> None:
+        _refuse_mixtures(trainer)
+        if self.level == "frame":
+            refuse_time_warp(self, trainer)
         with torch.random.fork_rng(devices=[]):  # its parts are initialised before they are loaded
             bundle = load_bundle(expand_path(self.teacher), trusted_packages=self.trusted_packages)
         _check_teacher(self.teacher, bundle, task, same_frames=self.level == "frame")
@@ -169,6 +176,14 @@ class Distillation(LossTerm):
             labels = [row[place].labels if place < len(row) else [] for row in found]
             texts.append((labels, shares[:, place].tolist()))
         return texts
+
+
+def _refuse_mixtures(trainer: Any) -> None:
+    """The teacher hears utterances as they are, where the student hears mixtures of other texts and lengths."""
+    for other in trainer.callbacks:
+        if isinstance(other, (Mixup, CutMix)):
+            name = type(other).__name__
+            raise ValueError(f"`trainer.callbacks` must not mix utterances with Distillation, got {name} beside it.")
 
 
 def _check_teacher(name: str, teacher: Bundle, task: Any, *, same_frames: bool) -> None:

@@ -7,71 +7,61 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from speechkit.callbacks.composition import Order
-from speechkit.masking import mean_over_frames
+from speechkit.callbacks.distillation import frame_divergences
+from speechkit.callbacks.loss_term import LossTerm
+from speechkit.masking import length_mask
 
 
-def distillation_loss(logits: Tensor, teacher: Tensor, lengths: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student), a mean over frames, times temperature^2 (Hinton et al. 2015, arXiv 1503.02531).
+class FloatTeacher(LossTerm):
+    """Adds `weight` times the distance to the float encoder and head, which read the same features, in training.
 
-    Args:
-        logits: (B, T, V) of the student.
-        teacher: (B, T, V).
-        lengths: (B,) frames.
-        temperature: that both are divided by.
-
-    Returns:
-        (B,).
-    """
-    student_log_probs = (logits / temperature).log_softmax(dim=-1)
-    teacher_log_probs = (teacher / temperature).log_softmax(dim=-1)
-    divergence = (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)
-    return temperature**2 * mean_over_frames(divergence, lengths)
-
-
-class FloatTeacher(lightning.Callback):
-    """Adds `distillation_loss` from the float encoder and head, on the same features, to the task's loss in training.
+    `Distillation` has a teacher of its own and hears waveforms; this one is the network that is quantized, so it sees
+    whatever callbacks make of the features, and all of its frames count.
 
     Args:
-        weight: of the distillation against CTC.
-        temperature: of both distributions.
+        weight: nats of loss per nat of divergence.
+        temperature: of both distributions, above 0.
 
     Raises:
-        ValueError: an argument out of its range, or a task that was not made from a float bundle.
+        ValueError: an argument out of its range; when a training starts, a task that was not made from a float bundle.
     """
 
-    order = Order.LOSS
-
     def __init__(self, weight: float = 1.0, temperature: float = 1.0) -> None:
-        if not weight > 0 or not temperature > 0:
-            raise ValueError(f"`weight` and `temperature` must be positive, got {weight} and {temperature}.")
-        self.weight, self.temperature = weight, temperature
-        self._handles: list[RemovableHandle] = []
-        self._targets: Tensor | None = None  # the teacher's logits (B, T, V) of the batch at hand
+        super().__init__(weight)
+        if not 0.0 < temperature < float("inf"):
+            raise ValueError(f"`temperature` must be positive and finite, got {temperature}.")
+        self.temperature = temperature
+        self._parts: list[Any] = []  # encoder and head of the teacher
+        self._teacher_logits: Tensor | None = None  # (B, T, V) of the batch at hand
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
-        task: Any = pl_module
+    def prepare(self, trainer: lightning.Trainer, task: Any) -> None:
         if not hasattr(task, "parts"):
             raise ValueError(f"FloatTeacher needs a task made from a float bundle, got {type(task).__name__}.")
-        bundle = task.parts.bundle
-        encoder, head = (part.to(task.device).eval().requires_grad_(False) for part in (bundle.encoder, bundle.head))
+        parts = (task.parts.bundle.encoder, task.parts.bundle.head)
+        self._parts = [part.eval().requires_grad_(False).to(trainer.strategy.root_device) for part in parts]
 
-        def listen(module: nn.Module, args: tuple[Tensor, Tensor], output: Any) -> None:
-            if module.training:
-                with torch.no_grad():
-                    self._targets, _ = head(*encoder(*args))
-
-        def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            if not task.training or self._targets is None:
-                return output
-            teacher, self._targets = self._targets, None
-            return output + self.weight * distillation_loss(args[0], teacher, args[2], temperature=self.temperature)
-
-        self._handles = [task.encoder.register_forward_hook(listen), task.loss.register_forward_hook(add)]
+    def attach(self, loss: Any) -> list[RemovableHandle]:
+        return [*super().attach(loss), self._task.encoder.register_forward_hook(self._listen)]
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        super().teardown(trainer, pl_module, stage)
+        self._parts, self._teacher_logits = [], None
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._teacher_logits = None
+
+    def _listen(self, module: nn.Module, args: tuple[Tensor, Tensor], output: Any) -> None:
+        if not module.training or self._teacher_logits is not None:  # only the plain pass of a step is distilled
+            return
+        with torch.no_grad():
+            encoder, head = self._parts
+            self._teacher_logits, _ = head(*encoder(*args))
+
+    def term(self, logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+        """(B,) the mean divergence over frames."""
+        assert self._teacher_logits is not None
+        frames = length_mask(input_lengths, logits.shape[1])
+        return frame_divergences(logits, self._teacher_logits.to(logits), frames, self.temperature)

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.callbacks.added_loss import AddedLoss
-from speechkit.callbacks.composition import Order
 from speechkit.callbacks.momentum_teacher import MomentumTeacher
 from speechkit.data import ArchivedCuts, SpeechBatch, UnlabelledSpeech
 from speechkit.decoding import greedy_decode
@@ -42,8 +41,6 @@ class PseudoLabel(AddedLoss):
     Raises:
         ValueError: an argument outside its range; at start, sharded parameters or another task than `Recognition`.
     """
-
-    order = Order.LOSS
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import lightning
 import torch
 from torch import Tensor
 
@@ -182,3 +183,13 @@ class SpecAugment(FeatureAugmentation):
         bins = torch.full_like(lengths, num_bins)
         mask = span_mask(bins, num_bins, num_spans=self.policy.num_frequency_masks, widest=widest_bins)
         return mask[:, None, :]
+
+
+def refuse_time_warp(own: lightning.Callback, trainer: Any) -> None:
+    """Raises ValueError where a callback that compares two views frame by frame would compare different moments."""
+    for other in trainer.callbacks:
+        if isinstance(other, SpecAugment) and (furthest := other.policy.max_warp_frames):
+            name = type(own).__name__
+            raise ValueError(
+                f"`max_warp_frames` of SpecAugment must be 0 with {name}, which compares frames, got {furthest}."
+            )

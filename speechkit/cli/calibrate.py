@@ -24,7 +24,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from speechkit.bundle import load_bundle, save_bundle
+    from speechkit.bundle_files import update_decoding
     from speechkit.data.manifest import expand_path
     from speechkit.pipelines.calibrate import calibrate
     from speechkit.recognizer import Recognizer
@@ -38,8 +38,6 @@ def _run(arguments: argparse.Namespace) -> int:
         f"{found.error_after:.3f} at {found.temperature:.3g}"
     )
     if not arguments.dry_run:
-        bundle = load_bundle(arguments.bundle, trusted_packages=arguments.trust)
-        bundle.decoding["temperature"] = round(found.temperature, 4)
-        save_bundle(bundle, arguments.bundle)
+        update_decoding(arguments.bundle, {"temperature": round(found.temperature, 4)})
         print(f"written into {arguments.bundle}")
     return 0

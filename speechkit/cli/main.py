@@ -51,6 +51,27 @@ _COMMANDS = {
     "transcribe": transcribe,
 }
 
+_EXTRAS = {  # which of them brings a package that a command imports where it needs it
+    "export": ("onnx", "onnxscript"),
+    "hub": ("huggingface_hub",),
+    "plot": ("matplotlib",),
+    "runtime": ("onnxruntime",),
+    "train": (
+        "jsonargparse",
+        "lhotse",
+        "librosa",
+        "lightning",
+        "numba",
+        "rapidfuzz",
+        "safetensors",
+        "scipy",
+        "sentencepiece",
+        "tensorboard",
+        "torch",
+        "torchaudio",
+    ),
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; every command has its own --help."""
@@ -80,8 +101,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, ImportError, OSError) as error:
         if os.environ.get("SPEECHKIT_TRACEBACK"):
             raise
-        print(f"speechkit {arguments.command}: {error}", file=sys.stderr)
+        print(f"speechkit {arguments.command}: {_reason(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def _reason(error: Exception) -> str:
+    """The error's message; of a package that is not installed, how to install it."""
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        for extra, packages in _EXTRAS.items():
+            if package in packages:
+                return f"needs {package}, which is not installed: pip install 'speechkit[{extra}]'"
+    return str(error)

@@ -29,6 +29,7 @@ class QuantizedRecognition(Recognition):
         learning_rate: peak of AdamW's rate.
         weight_decay: on matrices.
         warmup_fraction: share of the training in which the rate rises.
+        trusted_packages: packages besides speechkit whose classes the bundle may name.
 
     Raises:
         ValueError: a bundle without an int8 form, or of another vocabulary than the data's.
@@ -45,8 +46,15 @@ class QuantizedRecognition(Recognition):
         learning_rate: float = 3e-4,
         weight_decay: float = 0.0,
         warmup_fraction: float = 0.1,
+        trusted_packages: Sequence[str] = (),
     ) -> None:
-        parts = quantized_parts(bundle_path, arithmetic="float", weight_bits=weight_bits, float_layers=float_layers)
+        parts = quantized_parts(
+            bundle_path,
+            arithmetic="float",
+            weight_bits=weight_bits,
+            float_layers=float_layers,
+            trusted_packages=trusted_packages,
+        )
         own = parts.bundle.tokenizer
         assert own is not None
         theirs, ours = ([each.label_text(label) for label in range(1, each.vocab_size)] for each in (tokenizer, own))

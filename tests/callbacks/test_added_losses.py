@@ -154,7 +154,7 @@ def test_another_task_and_a_negative_weight_are_named(corpora: Path) -> None:
     for name, make in MAKE.items():
         with pytest.raises(ValueError, match="needs the task Recognition, got ContrastivePretraining"):
             make(corpora).setup(trainer, task, "fit")
-        with pytest.raises(ValueError, match="`weight` must not be negative, got -1"):
+        with pytest.raises(ValueError, match="`weight` must be finite and not negative, got -1"):
             MAKE[name](corpora, weight=-1.0)
     wider = recognition(CharTokenizer("ab"))
     wider.front_end = FrontEnd(features=MFB(num_mels=20))

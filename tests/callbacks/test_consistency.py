@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from unlabelled_job import recognition, train, unlabelled
 
-from speechkit.callbacks import ConsistencyRegularization, ConsistencyTraining, FeatureNoise
+from speechkit.callbacks import ConsistencyRegularization, ConsistencyTraining, FeatureNoise, SpecAugment
 from speechkit.callbacks.consistency_training import annealing_threshold
 from speechkit.callbacks.evaluation_mode import evaluation_mode
 from speechkit.data import SpeechBatch
@@ -136,3 +136,10 @@ def test_evaluation_mode_gives_every_mode_back() -> None:
 def test_wrong_arguments_are_named(corpora: Path, options: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"`{name}"):
         ConsistencyTraining(unlabelled(corpora), **options)
+
+
+@pytest.mark.parametrize("kind", [ConsistencyRegularization, ConsistencyTraining])
+def test_views_of_other_moments_are_refused(corpora: Path, kind: type[Any]) -> None:
+    callback = kind() if kind is ConsistencyRegularization else kind(unlabelled(corpora))
+    with pytest.raises(ValueError, match=f"SpecAugment must be 0 with {kind.__name__}, which compares frames, got 40"):
+        train(corpora, [SpecAugment(max_warp_frames=40), callback], max_steps=1)

@@ -9,7 +9,7 @@ import torch
 from loss_terms_job import recognition, write_teacher
 
 from speechkit.bundle import load_bundle, save_bundle
-from speechkit.callbacks import Distillation
+from speechkit.callbacks import CutMix, Distillation, ManifoldMixup, Mixup, SpecAugment
 from speechkit.callbacks.distillation import frame_divergences, frames_around_labels
 from speechkit.decoding import BeamSearch, greedy_decode
 from speechkit.losses import ctc_loss
@@ -158,3 +158,18 @@ def test_other_bundles_and_options_are_named(trainer: lightning.Trainer, tmp_pat
     for options in ({"level": "word"}, {"temperature": 0.0}, {"context_frames": -1}, {"num_best": 0}, {"num_best": 21}):
         with pytest.raises(ValueError, match=f"`{next(iter(options))}` must"):
             Distillation("teacher", **options)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (Mixup(), "must not mix utterances with Distillation, got Mixup beside it"),
+        (ManifoldMixup(), "got ManifoldMixup beside it"),
+        (CutMix(), "got CutMix beside it"),
+        (SpecAugment(policy="LD"), "`max_warp_frames` of SpecAugment must be 0 with Distillation, .* got 80"),
+    ],
+)
+def test_what_a_teacher_does_not_hear_is_refused(teacher: str, other: lightning.Callback, message: str) -> None:
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[other])
+    with pytest.raises(ValueError, match=message):
+        Distillation(teacher).setup(trainer, recognition(), "fit")

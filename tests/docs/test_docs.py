@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     "prepare-data", "pretrain", "probe", "fine-tune", "evaluate", "language-models", "decoding", "ctc", "features",
     "transcribe", "quantize", "firmware", "import", "many-gpus", "extend", "callbacks/README", "callbacks/training",
+    "callbacks/labels", "callbacks/data", "callbacks/unlabelled",
 ]  # fmt: skip
 BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 

@@ -1,6 +1,7 @@
 """From a float bundle to an int8 bundle that transcribes where there is no torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from speechkit import Recognizer
 from speechkit.bundle import Bundle, load_bundle, save_bundle
+from speechkit.bundle_files import update_decoding
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
 from speechkit.features import MFB, FrontEnd, GlobalCMVN
 from speechkit.heads import CTCHead
@@ -130,6 +132,22 @@ def test_empty_and_silent_calibration(float_bundle: Path, tmp_path: Path) -> Non
     manifest.write_text(json.dumps({"audio_filepath": "silence.wav", "duration": 1.0}) + "\n")
     with pytest.raises(ValueError, match="are silent"):
         quantize(float_bundle, manifest, tmp_path / "out")
+
+
+def test_a_float_bundle_is_not_written_over(float_bundle: Path, recordings: Path) -> None:
+    before = (float_bundle / "config.yaml").read_bytes()
+    with pytest.raises(ValueError, match="`out` must not be a float bundle"):
+        quantize(float_bundle, recordings, float_bundle)
+    assert (float_bundle / "config.yaml").read_bytes() == before
+
+
+def test_settings_of_decoding_are_written_into_an_int8_bundle(int8_bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / int8_bundle.name
+    (shutil.copytree if int8_bundle.is_dir() else shutil.copy)(int8_bundle, copy)
+    update_decoding(copy, {"temperature": 1.5})
+    assert Recognizer.load(copy).temperature == 1.5
+    with pytest.raises(ValueError, match=r"`decoding` must hold temperature, .* got 'heat'"):
+        update_decoding(copy, {"heat": 1.0})
 
 
 def test_an_encoder_without_an_int8_form(recordings: Path, tmp_path: Path) -> None:
