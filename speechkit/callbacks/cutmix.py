@@ -195,7 +195,7 @@ class CutMix(lightning.Callback):
         pairs = draw_pairs(len(lengths), probability=probability, alpha=1.0, weight=0.5)
         draws = torch.rand(len(pairs.rows) // 2, 3).tolist()
         frames, made_of = lengths.tolist(), {}
-        of_batch = [self._usable(name) for name in batch.ids]
+        of_batch = [self._usable(*names) for names in zip(batch.ids, batch.texts, strict=True)]
         for (one, two), (share, *places) in zip(pairs.rows.view(-1, 2).tolist(), draws, strict=True):
             if of_batch[one] is None or of_batch[two] is None or 0 in (frames[one], frames[two]):  # a filler has 0
                 continue
@@ -216,10 +216,15 @@ class CutMix(lightning.Callback):
                 )
         return assemble(features, lengths, made_of) if made_of else (features, lengths)
 
-    def _usable(self, name: str) -> WordBorders | None:
-        """Those of an earlier epoch: so it makes no difference when ranks tell each other of this one's."""
+    def _usable(self, name: str, text: str) -> WordBorders | None:
+        """Those of an earlier epoch: so it makes no difference when ranks tell each other of this one's.
+
+        And of the same text: two manifests may have utterances of one name.
+        """
         found = self._borders.get(name)
-        return found if found is not None and found.epoch < self._epoch else None
+        if found is None or found.epoch >= self._epoch or " ".join(found.words) != normalize_text(text):
+            return None
+        return found
 
     def _follow(
         self, pl_module: Any, logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
