@@ -27,6 +27,7 @@ PACKAGES = (
 )
 NOT_PARTS = {
     "CodeUse",
+    "DomainClassifier",
     "FeatureStream",
     "FixedPointMultiplier",
     "MinMaxObserver",
@@ -34,7 +35,7 @@ NOT_PARTS = {
     "PercentileObserver",
     "Quantized",
     "ReceptiveField",
-}  # tools
+}  # tools, and what no bundle holds
 CLASSES = [
     member
     for package in PACKAGES

@@ -14,6 +14,7 @@ import torch
 from speechkit import Recognizer
 from speechkit.bundle import Bundle, load_bundle, save_bundle
 from speechkit.bundle_files import update_decoding
+from speechkit.cli.main import main
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
 from speechkit.features import MFB, FrontEnd, GlobalCMVN
 from speechkit.heads import CTCHead
@@ -191,3 +192,18 @@ data:
     assert len(load_integer_bundle(tmp_path / "after").network.layers) == len(
         load_integer_bundle(tmp_path / "before").network.layers
     )
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_with_quantization(
+    float_bundle: Path, int8_bundle: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHKIT_DATA", str(tmp_path))
+    arguments = ["quantize", str(float_bundle), "--calibration", str(recordings), "-o", str(tmp_path / "out")]
+    options = [f"data.train=[{recordings}]", f"data.dev=[{recordings}]", "trainer.max_steps=6", "data.num_workers=0"]
+    options.append('data.tokenizer.init_args.symbols=["no", "yes"]')
+    assert main([*arguments, "--qat", "digits", *options]) == 0
+    trained, calibrated = load_integer_bundle(tmp_path / "out"), load_integer_bundle(int8_bundle)
+    assert "trained with quantization by digits" in trained.card
+    pairs = zip(trained.network.layers, calibrated.network.layers, strict=True)
+    assert any((one.weight != other.weight).any() for one, other in pairs)

@@ -86,9 +86,9 @@ def test_a_bundle_is_written(
     assert main(["import-hf", str(folder), str(tmp_path / "bundle")]) == 0
     assert capsys.readouterr().out == f"bundle: {tmp_path / 'bundle'}\n"
     loaded, direct = Recognizer.load(tmp_path / "bundle"), Recognizer.from_hf(folder)
-    assert (loaded.front_end.cmvn, loaded.head.dropout) == (None, 0.25)
+    assert (loaded.model.front_end.cmvn, loaded.model.head.dropout) == (None, 0.25)
     waveform = make_waveforms()[0]
-    ours, theirs = (item.logits(waveform[None], torch.tensor([4000]))[0] for item in (loaded, direct))
+    ours, theirs = (item.model.logits(waveform[None], torch.tensor([4000]))[0] for item in (loaded, direct))
     assert torch.equal(ours, theirs)
     assert "HuBERT" in (tmp_path / "bundle" / "card.md").read_text()
 
