@@ -40,6 +40,7 @@ class AddedLoss(lightning.Callback):
             raise ValueError(f"`weight` must be finite and not negative, got {weight}.")
         self.weight, self.unlabelled = weight, unlabelled
         self._handles: list[RemovableHandle] = []
+        self._seen: dict[str, Any] = {}  # what hooks of a subclass keep of the plain pass, for as long as a step lasts
 
     @abstractmethod
     def added_loss(self, trainer: lightning.Trainer, task: Recognition, batch: SpeechBatch) -> Tensor:
@@ -85,12 +86,23 @@ class AddedLoss(lightning.Callback):
                 pin_memory=pl_module.device.type == "cuda",
             )
 
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._seen.clear()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._seen.clear()
+
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         vars(pl_module).pop("training_step", None)  # the class's own again, with whatever other callback wrapped it too
         while self._handles:
             self._handles.pop().remove()
         if self.unlabelled is not None:
             self.unlabelled.stop()
+        self._seen.clear()
 
     def _with_term(
         self, trainer: lightning.Trainer, task: Recognition, step: Callable[[SpeechBatch, int], Tensor]

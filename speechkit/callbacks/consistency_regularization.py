@@ -33,38 +33,27 @@ class ConsistencyRegularization(AddedLoss):
 
     def __init__(self, weight: float = 0.2) -> None:
         super().__init__(weight)
-        self._first: dict[str, Any] = {}
 
     def attach(self, trainer: lightning.Trainer, task: Recognition) -> None:
         refuse_time_warp(self, trainer)
 
         def keep_logits(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
-            self._first.setdefault("logits", output[0])
+            self._seen.setdefault("logits", output[0])
 
         def keep_losses(module: nn.Module, args: Any, kwargs: dict[str, Any], losses: Tensor) -> None:
-            self._first.setdefault("losses", losses)
-            self._first.setdefault("options", kwargs)
+            self._seen.setdefault("losses", losses)
+            self._seen.setdefault("options", kwargs)
 
         self._handles += [
             task.head.register_forward_hook(keep_logits),
             task.loss.register_forward_hook(keep_losses, with_kwargs=True, prepend=True),  # before others add to it
         ]
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._first.clear()  # what comes next is the plain pass of the step
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._first.clear()
-
     def added_loss(self, trainer: lightning.Trainer, task: Recognition, batch: SpeechBatch) -> Tensor:
-        first_logits, first_losses = self._first["logits"], self._first["losses"]
+        first_logits, first_losses = self._seen["logits"], self._seen["losses"]
         logits, frames = task(batch.waveform, batch.lengths)
         # not by calling the module, whose hooks have run
-        losses = task.loss.forward(logits, batch.targets, frames, batch.target_lengths, **self._first["options"])
+        losses = task.loss.forward(logits, batch.targets, frames, batch.target_lengths, **self._seen["options"])
         apart = frame_divergence(logits, first_logits, frames) + frame_divergence(first_logits, logits, frames)
         divergence = batch.loss_scale * (batch.weights * 0.5 * apart / batch.target_lengths.clamp(min=1)).sum()
         task.log("regularization_loss", divergence.detach(), batch_size=len(batch.ids), sync_dist=True)

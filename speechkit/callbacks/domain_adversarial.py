@@ -77,7 +77,6 @@ class DomainAdversarial(AddedLoss):
         self.conditional, self.framewise = conditional, framewise
         self._classifier: DomainClassifier | None = None
         self._places: dict[str | None, int] = {}
-        self._seen: dict[str, Any] = {}
 
     def attach(self, trainer: lightning.Trainer, task: Recognition) -> None:
         if isinstance(trainer.strategy, ModelParallelStrategy):
@@ -119,17 +118,6 @@ class DomainAdversarial(AddedLoss):
         super().teardown(trainer, pl_module, stage)
         if hasattr(pl_module, _NAME):
             delattr(pl_module, _NAME)
-        self._seen.clear()
-
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._seen.clear()  # what comes next is the plain pass of the step
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._seen.clear()
 
     def added_loss(self, trainer: lightning.Trainer, task: Recognition, batch: SpeechBatch) -> Tensor:
         scale = self.weight * reversal_scale(trainer.global_step / trainer.estimated_stepping_batches, self.gamma)
