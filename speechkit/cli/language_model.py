@@ -1,4 +1,4 @@
-"""`speechkit lm train|perplexity|tune`."""
+"""`speechkit lm train|mix|perplexity|tune`."""
 
 import argparse
 from collections.abc import Iterable, Iterator
@@ -35,6 +35,18 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     train.add_argument("--unique", action="store_true", help="count a sentence once, however many speakers read it")
     train.add_argument("--eval", metavar="TEXT", help="also print the perplexity of this text")
     train.set_defaults(run=_train)
+    mix = actions.add_parser(
+        "mix",
+        help="several language models -> one, in shares that suit a text",
+        description="Language models -> one whose probabilities are the weighted mean of theirs: what is said here, "
+        "and the language at large. The weights are given, or found on a development text.",
+    )
+    mix.add_argument("models", nargs="+", metavar="LM", help="ARPA files, plain or gzip")
+    mix.add_argument("-o", "--out", required=True, metavar="LM", help="the file to write, gzip where it ends in .gz")
+    shares = mix.add_mutually_exclusive_group(required=True)
+    shares.add_argument("--weights", type=float, nargs="+", metavar="W", help="of each model, with sum 1")
+    shares.add_argument("--dev", metavar="TEXT", help=f"weights that suit this text best: {_TEXT}")
+    mix.set_defaults(run=_mix)
     perplexity = actions.add_parser("perplexity", help="how well a language model predicts a text")
     perplexity.add_argument("model", metavar="LM", help="ARPA file, plain or gzip")
     perplexity.add_argument("texts", nargs="+", metavar="TEXT", help=_TEXT)
@@ -73,6 +85,22 @@ def _train(arguments: argparse.Namespace) -> int:
     print(f"training text: {_describe(model.perplexity(texts))}")
     if evaluated:
         print(f"{arguments.eval}: {_describe(model.perplexity(evaluated))}")
+    return 0
+
+
+def _mix(arguments: argparse.Namespace) -> int:
+    from speechkit.decoding.arpa import read_arpa, write_arpa
+    from speechkit.decoding.mixing import mix_ngrams, mixture_weights
+
+    texts = _read_texts([arguments.dev]) if arguments.dev else []
+    models = [read_arpa(path) for path in arguments.models]
+    weights = arguments.weights or mixture_weights(models, texts)
+    mixture = mix_ngrams(models, weights)
+    write_arpa(mixture, arguments.out)
+    for path, weight, model in zip(arguments.models, weights, models, strict=True):
+        print(f"{weight:.3f} {path}" + (f": {_describe(model.perplexity(texts))}" if texts else ""))
+    if texts:
+        print(f"mixture: {_describe(mixture.perplexity(texts))}")
     return 0
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from speechkit.decoding.flashlight import FlashlightDecoder
     from speechkit.decoding.kneser_ney import train_kneser_ney
     from speechkit.decoding.lexicon import Lexicon
+    from speechkit.decoding.mixing import mix_ngrams, mixture_weights
     from speechkit.decoding.ngram import NGram
     from speechkit.decoding.word_alignment import AlignedWord, Confusions, align_words, count_confusions
 
@@ -39,6 +40,8 @@ __all__ = [
     "find_words",
     "greedy_decode",
     "greedy_spans",
+    "mix_ngrams",
+    "mixture_weights",
     "read_arpa",
     "train_kneser_ney",
     "write_arpa",
@@ -57,6 +60,8 @@ _LATER = {
     "count_confusions": "word_alignment",
     "count_errors": "error_rates",
     "error_rate": "error_rates",
+    "mix_ngrams": "mixing",
+    "mixture_weights": "mixing",
     "read_arpa": "arpa",
     "train_kneser_ney": "kneser_ney",
     "write_arpa": "arpa",

@@ -1,4 +1,4 @@
-"""Strided convolutions, then GRU layers. Causal in its recurrence, it is also CPC's encoder: latents and context."""
+"""Strided convolutions, then recurrent layers. Where these only look back, CPC has its latents and context here."""
 
 from collections.abc import Sequence
 
@@ -16,24 +16,27 @@ def reverse_sequences(x: Tensor, lengths: Tensor) -> Tensor:
     return x.gather(1, turned[:, :, None].expand_as(x))
 
 
-class BidirectionalGRU(nn.Module):
-    """GRU layers in both directions over a padded batch.
+class BidirectionalLayers(nn.Module):
+    """Recurrent layers in both directions over a padded batch.
 
     The backward direction is a forward one over turned utterances, so it starts at each utterance's own end. That is
     the result of packed sequences at half their cost.
 
     Args:
+        cell: `nn.GRU` or `nn.LSTM`.
         input_size: F.
         hidden_size: units of each layer and direction.
         num_layers: how many.
         dropout: between layers.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int, *, dropout: float) -> None:
+    def __init__(
+        self, cell: type[nn.GRU | nn.LSTM], input_size: int, hidden_size: int, num_layers: int, *, dropout: float
+    ) -> None:
         super().__init__()
         sizes = [input_size] + [2 * hidden_size] * (num_layers - 1)
-        self.ahead = nn.ModuleList(nn.GRU(size, hidden_size, batch_first=True) for size in sizes)
-        self.back = nn.ModuleList(nn.GRU(size, hidden_size, batch_first=True) for size in sizes)
+        self.ahead = nn.ModuleList(cell(size, hidden_size, batch_first=True) for size in sizes)
+        self.back = nn.ModuleList(cell(size, hidden_size, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -56,12 +59,14 @@ class ConvGRUEncoder(nn.Module):
         channels: D of the latents.
         kernel_sizes: taps of each convolution.
         strides: step of each convolution.
-        hidden_size: units of each GRU layer and direction.
-        num_layers: GRU layers.
+        hidden_size: units of each recurrent layer and direction.
+        num_layers: recurrent layers.
         bidirectional: also read backwards (no pretraining by CPC, no streaming).
         norm: after each convolution, "channel" or "batch"; see `ConvSubsampling`.
-        dropout: after each convolution, between the GRU layers, and on the output.
+        dropout: after each convolution, between the recurrent layers, and on the output.
     """
+
+    cell: type[nn.GRU | nn.LSTM] = nn.GRU
 
     def __init__(
         self,
@@ -91,9 +96,9 @@ class ConvGRUEncoder(nn.Module):
         )
         between = dropout if num_layers > 1 else 0.0
         self.recurrence: nn.Module = (
-            BidirectionalGRU(channels, hidden_size, num_layers, dropout=between)
+            BidirectionalLayers(self.cell, channels, hidden_size, num_layers, dropout=between)
             if bidirectional
-            else nn.GRU(channels, hidden_size, num_layers, batch_first=True, dropout=between)
+            else self.cell(channels, hidden_size, num_layers, batch_first=True, dropout=between)
         )
         self.output_dropout = nn.Dropout(dropout)
 
@@ -121,3 +126,9 @@ class ConvGRUEncoder(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, input_dim), (B,) -> c (B, T', output_dim), (B,)."""
         return self.context(*self.latents(x, lengths))
+
+
+class ConvLSTMEncoder(ConvGRUEncoder):
+    """`ConvGRUEncoder` with LSTM layers, whose step torch computes at once on a CPU: faster there, in bf16 twice."""
+
+    cell = nn.LSTM

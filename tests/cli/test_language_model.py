@@ -74,6 +74,23 @@ def test_perplexity_of_another_text(text: str, out: str, tmp_path: Path, capsys:
     assert capsys.readouterr().out == last.removeprefix(f"{tmp_path / 'other.txt'}: ") + "\n"
 
 
+def test_mixture_that_suits_a_text(text: str, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.txt").write_text("The zebra sat.\nA zebra ran.\nThe cat ran.\n")
+    (tmp_path / "dev.txt").write_text("The zebra sat on the mat.\n")
+    assert main(["lm", "train", text, "-o", out]) == 0
+    other, mixed = str(tmp_path / "other.arpa"), str(tmp_path / "mixed.arpa.gz")
+    assert main(["lm", "train", str(tmp_path / "other.txt"), "-o", other]) == 0
+    capsys.readouterr()
+    assert main(["lm", "mix", out, other, "--dev", str(tmp_path / "dev.txt"), "-o", mixed]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == [f"{out}:", f"{other}:", "perplexity"]
+    assert sum(float(line.split()[0]) for line in lines[:2]) == pytest.approx(1.0, abs=1e-3)
+    perplexities = [float(re.search(r"perplexity (\S+)", line)[1]) for line in lines]  # type: ignore[index]
+    assert perplexities[2] < min(perplexities[:2])
+    assert main(["lm", "mix", out, other, "--weights", "0.5", "0.6", "-o", mixed]) == 2
+    assert "`weights` must not be negative and must sum to 1, got 0.5, 0.6" in error_line(capsys)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -10,13 +10,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from speechkit.codebooks import GumbelCodebook, KMeansCodebook
 from speechkit.encoders import (
     ConvGRUEncoder,
+    ConvLSTMEncoder,
     LayerWeightedEncoder,
     QuantizedEncoder,
     SeparableConvEncoder,
     Wav2Vec2Encoder,
     Wav2VecEncoder,
 )
-from speechkit.encoders.recurrent import BidirectionalGRU
+from speechkit.encoders.recurrent import BidirectionalLayers
 from speechkit.masking import zero_padding
 
 SMALL_WAV2VEC2: dict[str, Any] = {
@@ -26,6 +27,8 @@ SMALL_WAV2VEC2: dict[str, Any] = {
 LAYER_NORM: dict[str, Any] = {"conv_norm": "layer", "conv_bias": True}
 ENCODERS = {
     "gru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16),
+    "lstm": ConvLSTMEncoder(input_dim=12, channels=16, hidden_size=16),
+    "bilstm": ConvLSTMEncoder(input_dim=12, channels=16, hidden_size=16, bidirectional=True),
     "bigru": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, bidirectional=True),
     "gru-batch-norm": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, norm="batch"),
     "strides": ConvGRUEncoder(input_dim=12, channels=16, hidden_size=16, kernel_sizes=(10, 8, 4), strides=(5, 4, 2)),
@@ -83,7 +86,7 @@ def test_padding_changes_no_gradient(name: str) -> None:
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(module, nn.GRU):
+        if isinstance(module, nn.RNNBase):
             module.dropout = 0.0
     encoder.train()
     batch = torch.randn(2, 40, 12)
@@ -126,8 +129,9 @@ def test_wrong_strides_are_named() -> None:
         Wav2VecEncoder(context_kernel_sizes=())
 
 
-def test_bidirectional_gru_is_torchs_on_packed_sequences() -> None:
-    ours, theirs = BidirectionalGRU(5, 4, 2, dropout=0.0), nn.GRU(5, 4, 2, batch_first=True, bidirectional=True)
+@pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM])
+def test_layers_in_both_directions_are_torchs_on_packed_sequences(cell: type[nn.GRU | nn.LSTM]) -> None:
+    ours, theirs = BidirectionalLayers(cell, 5, 4, 2, dropout=0.0), cell(5, 4, 2, batch_first=True, bidirectional=True)
     for layer in range(2):
         for source, suffix in ((ours.ahead[layer], ""), (ours.back[layer], "_reverse")):
             for name, value in source.named_parameters():
