@@ -3,6 +3,7 @@
     config.yaml        format, parts as {class_path, init_args}, settings of decoding
     model.safetensors  weights and statistics
     tokens.model       the SentencePiece model, if that is the tokenizer
+    lexicon.txt.gz     the pronouncing dictionary, if the labels are phonemes
     lm.arpa            a language model over words, plain or gzip, if it decodes with one
     card.md            data, metrics, licence
 

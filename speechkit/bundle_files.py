@@ -29,6 +29,7 @@ _KNOWN_FILES = (
     "qparams.json",
     "qparams.npz",
     "tokens.model",
+    "lexicon.txt.gz",
     "lm.arpa",
     "card.md",
 )

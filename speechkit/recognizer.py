@@ -342,11 +342,11 @@ class Recognizer:
             hypotheses, spans = self._search(decoder, passages, word_times, num_best, temperature)
         return [
             Segment(
-                self.tokenizer.decode(row[0].labels),
+                row[0].text(self.tokenizer),
                 passage.start_seconds,
                 passage.end_seconds,
                 self._timed(passage, words),
-                tuple(Alternative(self.tokenizer.decode(item.labels), item.score) for item in row if num_best > 1),
+                tuple(Alternative(item.text(self.tokenizer), item.score) for item in row if num_best > 1),
             )
             for passage, row, words in zip(passages, hypotheses, spans, strict=True)
         ]
@@ -373,7 +373,11 @@ class Recognizer:
             if not word_times:
                 return hypotheses, [[] for _ in passages]
             labels = [row[0].labels for row in hypotheses]
-            return hypotheses, find_words(logits, frames, labels, self.tokenizer, temperature=temperature)
+            spans = find_words(logits, frames, labels, self.tokenizer, temperature=temperature)
+            return hypotheses, [
+                [span._replace(text=word) for span, word in zip(found, row[0].words or (), strict=False)] or found
+                for found, row in zip(spans, hypotheses, strict=True)
+            ]
 
     def _timed(self, passage: Passage, words: Sequence[WordSpan]) -> tuple[Word, ...]:
         """Frames -> seconds of the recording."""

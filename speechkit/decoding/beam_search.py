@@ -8,9 +8,10 @@ from torch import Tensor
 
 from speechkit.decoding.beam_kernels import search
 from speechkit.decoding.beam_tables import build_tables
+from speechkit.decoding.homophones import choose_words
 from speechkit.decoding.hotwords import check_hotwords
 from speechkit.decoding.hypothesis import Hypothesis
-from speechkit.decoding.lexicon import Lexicon, find_words
+from speechkit.decoding.lexicon import Lexicon, find_words, spelled_words
 from speechkit.decoding.log_probs import split_log_probs
 from speechkit.decoding.ngram import NGram
 from speechkit.text import Tokenizer
@@ -90,10 +91,12 @@ class BeamSearch:
         if tokenizer.vocab_size < 2:
             raise ValueError("`tokenizer` must have labels, got one that is not fitted yet.")
         self.tokenizer, self.num_best, self.num_threads = tokenizer, num_best, num_threads
+        self._language_model = language_model
+        self._words = find_words(tokenizer, language_model, lexicon)
         self._tables = build_tables(
             tokenizer=tokenizer,
-            word_ids=find_words(tokenizer, language_model, lexicon),
-            is_closed=lexicon is not None,
+            words=self._words,
+            is_closed=lexicon is not None or (bool(self._words) and not tokenizer.spells_any_word),
             language_model=language_model,
             hotwords=check_hotwords(hotwords, hotword_boost, tokenizer),
             lm_weight=lm_weight,
@@ -129,7 +132,7 @@ class BeamSearch:
             labels, stops, scores = search(log_probs.numpy(), self._tables, num_best)
             starts = [0, *stops[:-1].tolist()]
             return [
-                Hypothesis(labels[start:stop].tolist(), *values)
+                self._hypothesis(labels[start:stop].tolist(), values)
                 for start, stop, values in zip(starts, stops.tolist(), scores.tolist(), strict=True)
             ]
 
@@ -137,3 +140,11 @@ class BeamSearch:
             return [decode_one(log_probs) for log_probs in utterances]
         with ThreadPoolExecutor(self.num_threads) as pool:
             return list(pool.map(decode_one, utterances))
+
+    def _hypothesis(self, labels: list[int], scores: Sequence[float]) -> Hypothesis:
+        words = None
+        if not self.tokenizer.spells_any_word and self._words:
+            alike = [self._words[spelling] for spelling in spelled_words(self.tokenizer, labels)]
+            words = choose_words(alike, self._language_model)
+        score, acoustic_score, lm_score = scores
+        return Hypothesis(labels, score, acoustic_score, lm_score, words)

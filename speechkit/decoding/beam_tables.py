@@ -1,13 +1,13 @@
 """What a beam search is asked for -> the arrays that its kernels look up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from speechkit.decoding.beam_arrays import Labels, Options, Tables
 from speechkit.decoding.hotwords import HotwordTables, build_hotword_tables
-from speechkit.decoding.lexicon import WordScore, WordTrie, build_word_trie
+from speechkit.decoding.lexicon import KnownWord, WordScore, WordTrie, build_word_trie
 from speechkit.decoding.ngram import NGram, NGramTables, advance, find_child
 from speechkit.text import Tokenizer
 
@@ -24,7 +24,7 @@ NO_LANGUAGE_MODEL = NGramTables(
 def build_tables(
     *,
     tokenizer: Tokenizer,
-    word_ids: Mapping[str, int],
+    words: Mapping[str, Sequence[KnownWord]],
     is_closed: bool,
     language_model: NGram | None,
     hotwords: Mapping[str, float],
@@ -37,7 +37,7 @@ def build_tables(
     """Builds the tables.
 
     Args:
-        word_ids: the known words and their ids in the language model.
+        words: the known words, by what their labels write.
         is_closed: no other words are possible.
         hotwords: phrase -> nats for each of its words.
         pruning: `beam_size`, `beam_threshold`, `token_beam_size` and `token_threshold`; the other arguments are those
@@ -45,7 +45,7 @@ def build_tables(
     """
     label_texts = ["", *map(tokenizer.label_text, range(1, tokenizer.vocab_size))]
     alphabet = {" ": 0}
-    for character in "".join([*label_texts, *word_ids]):
+    for character in "".join([*label_texts, *words]):
         alphabet.setdefault(character, len(alphabet))
 
     def score(word_id: int) -> WordScore:
@@ -58,7 +58,8 @@ def build_tables(
     unknown = WordScore(0, -np.inf, -np.inf)
     if not is_closed:
         unknown = score(0 if language_model is None else language_model.unknown_id)
-    trie = build_word_trie({word: score(word_id) for word, word_id in word_ids.items()}, unknown, alphabet)
+    scores = {spelling: [score(word.word_id) for word in alike] for spelling, alike in words.items()}
+    trie = build_word_trie(scores, unknown, alphabet)
     hotword_tables = build_hotword_tables(hotwords, alphabet)
     hotword_gain = _largest_gain(hotword_tables)
     word_gain = max(0.0, word_bonus) + hotword_gain
@@ -110,7 +111,7 @@ def _find_node(trie: WordTrie, characters: list[int]) -> int:
     for character in characters:
         node = int(find_child(trie.keys, trie.children, node, character))
         if node < 0:
-            return len(trie.ends) - 1
+            return len(trie.look_ahead) - 1
     return node
 
 

@@ -16,17 +16,23 @@ inner = numba.njit(**_WITHIN)  # what only kernels call
 
 @inner
 def end_word(tables: Tables, texts: Array, place: int) -> None:
-    """Ends the last word of a text, if one has begun."""
+    """Ends the last word of a text, if one has begun: as the likeliest of the words that are written so."""
     text = texts[place]
     if text.word == ROOT:
         return
     trie, hotwords, options = tables.trie, tables.hotwords, tables.options
-    text.settled += trie.ends[text.word]
-    if text.settled > -np.inf and options.has_lm:
-        log_prob, state = advance(tables.ngram, text.lm_state, trie.word_ids[text.word])
-        text.settled += options.lm_weight * log_prob
-        text.lm_score += log_prob
-        text.lm_state = state
+    first, stop = trie.firsts[text.word], trie.firsts[text.word + 1]
+    end, log_prob, lm_state = trie.ends[first], 0.0, text.lm_state
+    if text.settled + end > -np.inf and options.has_lm:
+        best = -np.inf
+        for word in range(first, stop):
+            word_log_prob, state = advance(tables.ngram, text.lm_state, trie.word_ids[word])
+            score = trie.ends[word] + options.lm_weight * word_log_prob
+            if score > best:
+                best, end, log_prob, lm_state = score, trie.ends[word], word_log_prob, state
+    text.settled += end + options.lm_weight * log_prob
+    text.lm_score += log_prob
+    text.lm_state = lm_state
     text.hotword_state = hotwords.steps[text.hotword_state, hotwords.columns[SPACE]]
     text.settled += hotwords.completed[text.hotword_state]
     text.ahead = hotwords.in_progress[text.hotword_state]
@@ -47,7 +53,7 @@ def spell(tables: Tables, word: int, label: int) -> int:
     labels, trie = tables.labels, tables.trie
     for place in range(labels.stops[label - 1], labels.stops[label]):
         child = find_child(trie.keys, trie.children, word, labels.characters[place])
-        word = int(child) if child >= 0 else trie.ends.size - 1
+        word = int(child) if child >= 0 else trie.look_ahead.size - 1
     return word
 
 

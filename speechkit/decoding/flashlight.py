@@ -23,7 +23,7 @@ class FlashlightDecoder:
     Args:
         tokenizer: of the model that gives the logits; its labels are characters or pieces.
         language_model: file in a format that KenLM reads: binary, or ARPA.
-        lexicon: the words that may be recognised. Each is spelled in one way, as the tokenizer encodes it.
+        lexicon: the words that may be recognised, spelled as the tokenizer spells them.
         beam_size, beam_threshold, token_beam_size, lm_weight, word_bonus, num_best: as those of `BeamSearch`.
 
     Raises:
@@ -76,8 +76,9 @@ class FlashlightDecoder:
             spellings = Path(folder) / "lexicon.txt"
             with spellings.open("w", encoding="utf-8") as file:
                 for word in lexicon.words:
-                    labels = self.tokenizer.encode(word) + [self._space] * (self._space is not None)
-                    file.write(f"{word} {' '.join(map(str, labels))}\n")
+                    for labels in self.tokenizer.spellings(word):
+                        ended = labels + [self._space] * (self._space is not None)
+                        file.write(f"{word} {' '.join(map(str, ended))}\n")
             try:
                 return ctc_decoder(
                     lexicon=str(spellings),
@@ -111,6 +112,12 @@ class FlashlightDecoder:
             lm_score = result.lmScore * LOG_10
             acoustic_score = result.score - self._lm_weight * lm_score - self._word_bonus * len(words)
             hypotheses.append(
-                Hypothesis(self.tokenizer.encode(" ".join(words)), result.score, acoustic_score, lm_score)
+                Hypothesis(
+                    self.tokenizer.encode(" ".join(words)),
+                    result.score,
+                    acoustic_score,
+                    lm_score,
+                    None if self.tokenizer.spells_any_word else tuple(words),
+                )
             )
         return hypotheses

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from speechkit.decoding.lexicon import spelled_words
 from speechkit.text import Tokenizer, normalize_text
 
 
 def check_hotwords(
     hotwords: Mapping[str, float] | Sequence[str], boost: float, tokenizer: Tokenizer
 ) -> dict[str, float]:
-    """Phrase, normalised -> nats for each of its words; `boost` where `hotwords` does not say.
+    """Phrase, as labels write it -> nats for each of its words; `boost` where `hotwords` does not say.
 
     Raises:
         ValueError: a phrase is empty or holds what the tokenizer lacks; a boost is not positive and finite.
@@ -33,10 +34,10 @@ def check_hotwords(
         if not normalize_text(phrase):
             raise ValueError(f"`hotwords` must hold letters or digits, got {phrase!r}.")
         try:
-            tokenizer.encode(phrase)
+            labels = tokenizer.encode(phrase)
         except ValueError as error:
             raise ValueError(f"`hotwords`: {error}.") from None
-        checked[normalize_text(phrase)] = float(nats)
+        checked[" ".join(spelled_words(tokenizer, labels))] = float(nats)
     return checked
 
 

@@ -1,7 +1,7 @@
 """The words that may be recognised, and the trie of their characters that a beam search walks."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +48,19 @@ class Lexicon:
             raise ValueError(f"{path}: {error}") from None
 
 
-def find_words(tokenizer: Tokenizer, language_model: NGram | None, lexicon: Lexicon | None) -> dict[str, int]:
-    """The words that are known: those of the lexicon or else of the language model; word -> its id in the latter.
+class KnownWord(NamedTuple):
+    """A word that may be recognised, and its id in the language model."""
 
+    text: str
+    word_id: int
+
+
+def find_words(
+    tokenizer: Tokenizer, language_model: NGram | None, lexicon: Lexicon | None
+) -> dict[str, list[KnownWord]]:
+    """The words that are known, those of the lexicon or else of the language model, by what their labels write.
+
+    That is the word itself, but for phonemes, where several words may be written alike and one in several ways.
     A language model's word goes by its normalised form, so capitals do not matter: of several of one form the likeliest
     counts. The id of a word that the model does not know is that of <unk>; without a model it is 0.
 
@@ -58,38 +68,54 @@ def find_words(tokenizer: Tokenizer, language_model: NGram | None, lexicon: Lexi
         ValueError: the tokenizer cannot spell a word of the lexicon, or no word of the language model.
     """
     word_ids: dict[str, int] = {}
+    spelled: dict[str, list[KnownWord]] = {}
     if language_model is not None:
         ids = range(len(language_model.words))
         for word_id in sorted(ids, key=lambda word_id: -advance(language_model.tables, 0, word_id)[0]):
             word = language_model.words[word_id]
             normalized = normalize_text(word)
-            if word not in (BEGIN, END, UNKNOWN) and _is_spelled(tokenizer, normalized):
+            if word not in (BEGIN, END, UNKNOWN) and len(normalized.split()) == 1:
                 word_ids.setdefault(normalized, word_id)
-        if not word_ids:
+        spelled = _by_spelling(tokenizer, word_ids)
+        if not spelled:
             raise ValueError(
                 "`language_model` must have words that the tokenizer can spell, got one with other tokens: "
                 f"{', '.join(map(repr, language_model.words[:5]))} ..."
             )
     if lexicon is None:
-        return word_ids
+        return spelled
     check_spelling(lexicon, tokenizer)
     unknown_id = 0 if language_model is None else language_model.unknown_id
-    return {word: word_ids.get(word, unknown_id) for word in lexicon.words}
+    return _by_spelling(tokenizer, {word: word_ids.get(word, unknown_id) for word in lexicon.words})
+
+
+def spelled_words(tokenizer: Tokenizer, labels: Sequence[int]) -> list[str]:
+    """The words of some labels as they write them: where they are not phonemes, those of `tokenizer.decode`."""
+    return [
+        "".join(tokenizer.label_text(label) for label in labels[word]).strip() for word in tokenizer.split_words(labels)
+    ]
+
+
+def spell(tokenizer: Tokenizer, word: str) -> list[str]:
+    """What labels write for a word, each of its pronunciations where they are phonemes; nothing if they cannot."""
+    texts = (spelled_words(tokenizer, labels) for labels in tokenizer.spellings(word))
+    return [words[0] for words in texts if len(words) == 1]
+
+
+def _by_spelling(tokenizer: Tokenizer, word_ids: Mapping[str, int]) -> dict[str, list[KnownWord]]:
+    known: dict[str, list[KnownWord]] = {}
+    for word, word_id in word_ids.items():
+        for spelling in spell(tokenizer, word):
+            known.setdefault(spelling, []).append(KnownWord(word, word_id))
+    return known
 
 
 def check_spelling(lexicon: Lexicon, tokenizer: Tokenizer) -> None:
     """Raises ValueError naming words of a lexicon that the tokenizer cannot spell."""
-    unknown = [word for word in lexicon.words if not _is_spelled(tokenizer, word)]
+    unknown = [word for word in lexicon.words if not spell(tokenizer, word)]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ValueError(f"`lexicon`: the tokenizer cannot spell {', '.join(map(repr, unknown[:3]))}{more}.")
-
-
-def _is_spelled(tokenizer: Tokenizer, word: str) -> bool:
-    try:
-        return len(word.split()) == 1 and bool(tokenizer.encode(word))
-    except ValueError:
-        return False
 
 
 class WordScore(NamedTuple):
@@ -101,55 +127,78 @@ class WordScore(NamedTuple):
 
 
 class WordTrie(NamedTuple):
-    """N nodes, each the beginning of words. Node 0 has no character; the last is that of all beginnings not known."""
+    """N nodes, each the beginning of words. Node 0 has no character; the last is that of all beginnings not known.
+
+    The W words that end at nodes stand one behind the other, those of a node together; where none ends, an unknown one.
+    """
 
     keys: NDArray[Any]  # (H,) int64, a hash table like that of `NGramTables`: (node << 32) | character, -1 where empty
     children: NDArray[Any]  # (H,) int32
-    word_ids: NDArray[Any]  # (N,) int32, `WordScore.word_id` of the word that ends here
-    ends: NDArray[Any]  # (N,) float64, `WordScore.end` of that word
+    firsts: NDArray[Any]  # (N + 1,) int64, place of the first word that ends at a node, before that of the next node
+    word_ids: NDArray[Any]  # (W,) int32, `WordScore.word_id`
+    ends: NDArray[Any]  # (W,) float64, `WordScore.end`
     look_ahead: NDArray[Any]  # (N,) float64, the greatest of the words that begin so
     next_characters: NDArray[Any]  # (N,) uint64, bit c % 64 is set if a character c leads on
 
 
-def build_word_trie(words: Mapping[str, WordScore], unknown: WordScore, alphabet: Mapping[str, int]) -> WordTrie:
+def build_word_trie(
+    words: Mapping[str, Sequence[WordScore]], unknown: WordScore, alphabet: Mapping[str, int]
+) -> WordTrie:
     """Builds the trie.
 
     Args:
-        words: the known words, not empty; their characters are in the alphabet.
+        words: what is written -> the known words that are written so; none is empty, and all characters are in the
+            alphabet.
         unknown: what every other word scores.
         alphabet: character -> id.
     """
     spellings = sorted(words)
-    characters = np.array([alphabet[character] for word in spellings for character in word], np.int32)
-    stops = np.cumsum([len(word) for word in spellings], dtype=np.int64)
-    scores = np.array([words[word] for word in spellings], np.float64).reshape(-1, 3)
-    num_nodes = 2 + len({word[:end] for word in words for end in range(1, len(word) + 1)})
+    characters = np.array([alphabet[character] for spelling in spellings for character in spelling], np.int32)
+    stops = np.cumsum([len(spelling) for spelling in spellings], dtype=np.int64)
+    look_aheads = np.array([max(score.look_ahead for score in words[spelling]) for spelling in spellings])
+    num_nodes = 2 + len({spelling[:end] for spelling in words for end in range(1, len(spelling) + 1)})
     num_slots = 1 << (2 * num_nodes).bit_length()
-    trie = WordTrie(
-        keys=np.full(num_slots, -1, np.int64),
-        children=np.zeros(num_slots, np.int32),
-        word_ids=np.full(num_nodes, unknown.word_id, np.int32),
-        ends=np.full(num_nodes, unknown.end),
-        look_ahead=np.full(num_nodes, unknown.look_ahead),
-        next_characters=np.zeros(num_nodes, np.uint64),
+    keys, children = np.full(num_slots, -1, np.int64), np.zeros(num_slots, np.int32)
+    look_ahead, next_characters = np.full(num_nodes, unknown.look_ahead), np.zeros(num_nodes, np.uint64)
+    ends = _insert(keys, children, look_ahead, next_characters, characters, stops, look_aheads)
+    look_ahead[0] = 0.0
+    scores = [[unknown]] * num_nodes
+    for node, spelling in zip(ends.tolist(), spellings, strict=True):
+        scores[node] = list(words[spelling])
+    return WordTrie(
+        keys=keys,
+        children=children,
+        firsts=np.cumsum([0, *map(len, scores)], dtype=np.int64),
+        word_ids=np.array([score.word_id for row in scores for score in row], np.int32),
+        ends=np.array([score.end for row in scores for score in row], np.float64),
+        look_ahead=look_ahead,
+        next_characters=next_characters,
     )
-    _insert(trie, characters, stops, scores)
-    trie.look_ahead[0] = 0.0
-    return trie
 
 
 @kernel
-def _insert(trie: WordTrie, characters: NDArray[Any], stops: NDArray[Any], scores: NDArray[Any]) -> None:
+def _insert(
+    keys: NDArray[Any],
+    children: NDArray[Any],
+    look_ahead: NDArray[Any],
+    next_characters: NDArray[Any],
+    characters: NDArray[Any],
+    stops: NDArray[Any],
+    look_aheads: NDArray[Any],
+) -> NDArray[Any]:
+    """Makes the nodes of all spellings; returns the one at which each ends."""
     num_nodes, start = 1, 0
-    for word, stop in enumerate(stops):
+    ends = np.zeros(stops.size, np.int64)
+    for spelling, stop in enumerate(stops):
         node = 0
         for character in characters[start:stop]:
-            slot = find_slot(trie.keys, (node << 32) | np.int64(character))
-            if trie.keys[slot] < 0:
-                trie.keys[slot], trie.children[slot] = (node << 32) | np.int64(character), num_nodes
-                trie.next_characters[node] |= np.uint64(1) << np.uint64(character % 64)
+            slot = find_slot(keys, (node << 32) | np.int64(character))
+            if keys[slot] < 0:
+                keys[slot], children[slot] = (node << 32) | np.int64(character), num_nodes
+                next_characters[node] |= np.uint64(1) << np.uint64(character % 64)
                 num_nodes += 1
-            node = int(trie.children[slot])
-            trie.look_ahead[node] = max(trie.look_ahead[node], scores[word, 2])
-        trie.word_ids[node], trie.ends[node] = np.int32(scores[word, 0]), scores[word, 1]
+            node = int(children[slot])
+            look_ahead[node] = max(look_ahead[node], look_aheads[spelling])
+        ends[spelling] = node
         start = stop
+    return ends

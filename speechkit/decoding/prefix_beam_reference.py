@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speechkit.decoding.hypothesis import Hypothesis
+from speechkit.decoding.lexicon import KnownWord
 from speechkit.decoding.ngram import NGram, advance
 
 IMPOSSIBLE = -math.inf
@@ -28,12 +29,12 @@ class TextScore:
     """What a text adds to its acoustic score; the arguments are those of `speechkit.decoding.BeamSearch`.
 
     Args:
-        word_ids: the words that are known, and the id that each has in the language model.
+        words: the words that are known, by what their labels write; of several the likeliest counts.
         closed: no other words are possible.
         hotwords: phrase -> nats for each of its words.
     """
 
-    word_ids: Mapping[str, int] = field(default_factory=dict)
+    words: Mapping[str, Sequence[KnownWord]] = field(default_factory=dict)
     closed: bool = False
     language_model: NGram | None = None
     lm_weight: float = 0.5
@@ -66,7 +67,7 @@ class TextScore:
         """(score without hotwords, the language model's part, its state), the sentence going on."""
         score, lm_score, state = 0.0, 0.0, self._begin_state
         for word in words:
-            if self.closed and word not in self.word_ids:
+            if self.closed and word not in self.words:
                 return IMPOSSIBLE, IMPOSSIBLE, state
             weighted, log_prob, state = self._of_word(word, state)
             score, lm_score = score + weighted, lm_score + log_prob
@@ -76,16 +77,18 @@ class TextScore:
         if self.language_model is None:
             return self.word_bonus, 0.0, state
         unknown_id = self.language_model.unknown_id
-        word_id = self.word_ids.get(word, unknown_id)
-        log_prob, state = advance(self.language_model.tables, state, word_id)
-        penalty = self.unknown_penalty if word_id == unknown_id else 0.0
-        return self.lm_weight * log_prob + self.word_bonus - penalty, log_prob, state
+        scores = []
+        for word_id in [known.word_id for known in self.words.get(word, ())] or [unknown_id]:
+            log_prob, next_state = advance(self.language_model.tables, state, word_id)
+            penalty = self.unknown_penalty if word_id == unknown_id else 0.0
+            scores.append((self.lm_weight * log_prob + self.word_bonus - penalty, log_prob, next_state))
+        return max(scores, key=lambda entry: entry[0])
 
     def _look_ahead(self, begun: str) -> float:
         """The best word that begins so, as if it began a sentence; its own score replaces this when it is finished."""
         if not begun or (self.language_model is None and not self.closed):
             return 0.0
-        possible = [word for word in self.word_ids if word.startswith(begun)] + [""] * (not self.closed)
+        possible = [word for word in self.words if word.startswith(begun)] + [""] * (not self.closed)
         return max(
             (self._of_word(word, self._begin_state)[0] - self.word_bonus for word in possible), default=IMPOSSIBLE
         )

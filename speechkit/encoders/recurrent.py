@@ -1,6 +1,7 @@
 """Strided convolutions, then recurrent layers. Where these only look back, CPC has its latents and context here."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +130,15 @@ class ConvGRUEncoder(nn.Module):
 
 
 class ConvLSTMEncoder(ConvGRUEncoder):
-    """`ConvGRUEncoder` with LSTM layers, whose step torch computes at once on a CPU: faster there, in bf16 twice."""
+    """`ConvGRUEncoder` with LSTM layers, whose step torch computes at once on a CPU: faster there, in bf16 twice.
+
+    They begin with forget gates that are open (Jozefowicz et al. 2015, section 2.2).
+    """
 
     cell = nn.LSTM
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        for name, bias in self.recurrence.named_parameters():
+            if "bias_ih" in name:
+                nn.init.ones_(bias.data[self.hidden_size : 2 * self.hidden_size])

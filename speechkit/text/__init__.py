@@ -1,6 +1,7 @@
 """Text normalisation and tokenizers (they own the blank id)."""
 
 from speechkit.text.normalization import normalize_text
+from speechkit.text.phonemes import PhonemeTokenizer
 from speechkit.text.tokenizers import (
     CharTokenizer,
     SentencePieceTokenizer,
@@ -11,6 +12,7 @@ from speechkit.text.tokenizers import (
 
 __all__ = [
     "CharTokenizer",
+    "PhonemeTokenizer",
     "SentencePieceTokenizer",
     "Tokenizer",
     "VocabularyTokenizer",

@@ -19,6 +19,7 @@ class Tokenizer(ABC):
     """Maps text to label ids and back; `blank_id` is 0."""
 
     blank_id = 0
+    spells_any_word = True  # at least of its own alphabet
 
     @property
     @abstractmethod
@@ -45,9 +46,16 @@ class Tokenizer(ABC):
     def label_text(self, label: int) -> str:
         """What one label adds to a text; a space at its beginning ends the word before it.
 
-        The texts of a sequence's labels, joined and with single spaces, are what `decode` gives. A label that stands
-        for no text (an unknown piece) adds "".
+        The texts of a sequence's labels, joined and with single spaces, are what `decode` gives; but for phonemes, for
+        which it gives words. A label that stands for no text (an unknown piece) adds "".
         """
+
+    def spellings(self, word: str) -> list[list[int]]:
+        """The ways in which labels write a word; none if they cannot."""
+        try:
+            return [labels] if (labels := self.encode(word)) else []
+        except ValueError:
+            return []
 
     def split_words(self, ids: Sequence[int]) -> list[slice]:
         """Where the words of decoded labels stand among them: `decode(ids[word])` is one word, and not empty."""

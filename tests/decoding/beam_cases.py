@@ -8,22 +8,43 @@ from speechkit.decoding import Lexicon, NGram, train_kneser_ney
 from speechkit.decoding.hotwords import check_hotwords
 from speechkit.decoding.lexicon import find_words
 from speechkit.decoding.prefix_beam_reference import TextScore
-from speechkit.text import CharTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer
+from speechkit.text import CharTokenizer, PhonemeTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer
 
 WORDS = ["a", "ab", "abc", "b", "bb", "cab", "cc"]
 SENTENCES = [" ".join(random.Random(seed).choices(WORDS, k=4)) for seed in range(12)]
 
 
+SOUNDS = {
+    "a": ["A"],
+    "ab": ["A B"],
+    "abc": ["A BB"],
+    "b": ["B"],
+    "bb": ["B", "B B"],
+    "cab": ["BB A"],
+    "cc": ["A B", "BB"],
+}
+
+
+def make_phonemes() -> PhonemeTokenizer:
+    """Three phonemes, words that sound alike, and words with two pronunciations."""
+    lines = (f"{word} {phonemes}\n" for word, found in SOUNDS.items() for phonemes in found)
+    tokenizer = PhonemeTokenizer()
+    tokenizer.load_files({"lexicon.txt.gz": "".join(lines).encode()})
+    return tokenizer
+
+
 def make_tokenizer(kind: str) -> Tokenizer:
     if kind == "word":
         return WordTokenizer(WORDS[:5])
+    if kind == "phonemes":
+        return make_phonemes()
     tokenizer = CharTokenizer(" abc") if kind == "char" else SentencePieceTokenizer(num_pieces=12)
     if kind == "pieces":
         tokenizer.fit(SENTENCES)
     return tokenizer
 
 
-TOKENIZERS = {kind: make_tokenizer(kind) for kind in ("char", "word", "pieces")}
+TOKENIZERS = {kind: make_tokenizer(kind) for kind in ("char", "word", "pieces", "phonemes")}
 
 
 def label_texts(tokenizer: Tokenizer) -> list[str]:
@@ -40,8 +61,8 @@ class Case(NamedTuple):
 
     def text_score(self) -> TextScore:
         return TextScore(
-            word_ids=find_words(self.tokenizer, self.language_model, self.lexicon),
-            closed=self.lexicon is not None,
+            words=find_words(self.tokenizer, self.language_model, self.lexicon),
+            closed=self.lexicon is not None or (bool(self.language_model) and not self.tokenizer.spells_any_word),
             language_model=self.language_model,
             hotwords=check_hotwords(self.hotwords, 1.0, self.tokenizer),
             **self.weights,

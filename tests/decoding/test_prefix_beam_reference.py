@@ -10,18 +10,19 @@ from beam_cases import SENTENCES, TOKENIZERS, label_texts
 from numpy.typing import NDArray
 
 from speechkit.decoding import train_kneser_ney
+from speechkit.decoding.lexicon import KnownWord
 from speechkit.decoding.prefix_beam_reference import TextScore, prefix_beam_search
 from speechkit.text import CharTokenizer, Tokenizer, WordTokenizer
 
 MODEL = train_kneser_ney(SENTENCES, order=3)
-WORD_IDS = {word: place for word, place in MODEL.word_ids.items() if word.isalpha()}
+KNOWN = {word: [KnownWord(word, place)] for word, place in MODEL.word_ids.items() if word.isalpha()}
 SCORES = {
     "acoustic": TextScore(),
     "words": TextScore(word_bonus=0.7),
-    "language model": TextScore(word_ids=WORD_IDS, language_model=MODEL, lm_weight=0.8, unknown_penalty=0.4),
-    "going on": TextScore(word_ids=WORD_IDS, language_model=MODEL, lm_weight=0.8, sentence_end=False),
-    "lexicon": TextScore(word_ids={"ab": 0, "b": 0}, closed=True),
-    "both": TextScore(word_ids={"ab": WORD_IDS["ab"], "b": WORD_IDS["b"]}, closed=True, language_model=MODEL),
+    "language model": TextScore(words=KNOWN, language_model=MODEL, lm_weight=0.8, unknown_penalty=0.4),
+    "going on": TextScore(words=KNOWN, language_model=MODEL, lm_weight=0.8, sentence_end=False),
+    "lexicon": TextScore(words={word: [KnownWord(word, 0)] for word in ("ab", "b")}, closed=True),
+    "both": TextScore(words={word: KNOWN[word] for word in ("ab", "b")}, closed=True, language_model=MODEL),
     "hotwords": TextScore(hotwords={"ab": 1.5, "b ab": 0.5, "b": 0.25}),
 }
 
@@ -41,7 +42,7 @@ def sum_over_alignments(log_probs: NDArray[np.float64], tokenizer: Tokenizer) ->
 
 def score_by_definition(text: str, score: TextScore) -> float:
     words = text.split()
-    if score.closed and not {*words} <= score.word_ids.keys():
+    if score.closed and not {*words} <= score.words.keys():
         return -math.inf
     total = score.word_bonus * len(words)
     for phrase, boost in score.hotwords.items():
