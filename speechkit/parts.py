@@ -99,6 +99,8 @@ def _is_default(value: Any, default: Any) -> bool:
 def _describe_value(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_describe_value(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _describe_value(item) for key, item in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return describe(value)
