@@ -10,12 +10,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +99,45 @@ def bench_digits(runs: Path) -> dict[str, Any]:
     }
 
 
-def bench_read(runs: Path) -> dict[str, Any]:
-    """Read sentences: two seen speakers, six unseen ones."""
-    bundle, seconds = train(runs, "read", "read")
-    tests = {f"{name}/test": score(bundle, f"{name}/test") for name in ("arctic", "speechocean")}
-    return {"process_seconds": seconds, **tests}
+def bench_read(runs: Path, text: Path, recipe: str = "read") -> dict[str, Any]:
+    """Read sentences: two seen speakers, six unseen ones; greedily and with language models, tuned on the dev sets."""
+    bundle, seconds = train(runs, recipe, recipe)
+    results: dict[str, Any] = {"process_seconds": seconds}
+    for kind, model in {"greedy": None, **read_language_models(runs, text)}.items():
+        scored = bundle
+        if model is not None:
+            scored = runs / recipe / kind.replace(" ", "-") / "bundle"
+            shutil.copytree(bundle, scored, dirs_exist_ok=True)
+            speechkit("lm", "tune", str(scored), str(runs / "read-dev.jsonl"), "--lm", str(model))
+        for name in ("arctic", "speechocean"):
+            results[f"{name}/test, {kind}"] = score(scored, f"{name}/test")
+    return results
+
+
+def read_language_models(runs: Path, text: Path) -> dict[str, Path]:
+    """What the training sentences say, and that with English at large where there is any: name -> ARPA file."""
+    data = Path(os.environ["SPEECHKIT_DATA"])
+    runs.mkdir(parents=True, exist_ok=True)
+    dev = runs / "read-dev.jsonl"
+    with dev.open("w", encoding="utf-8") as file:
+        for name in ("arctic", "speechocean"):
+            for line in (data / name / "dev.jsonl").read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                file.write(json.dumps({**row, "audio_filepath": str((data / name / row["audio_filepath"]).resolve())}))
+                file.write("\n")
+    own = runs / "read.arpa.gz"
+    manifests = [str(data / name / "train.jsonl") for name in ("arctic", "speechocean")]
+    speechkit("lm", "train", "--unique", *manifests, "-o", str(own))
+    models = [own]
+    for path in sorted(text.glob("*.txt")):
+        models.append(runs / f"{path.stem}.arpa.gz")
+        if not models[-1].exists():
+            speechkit("lm", "train", str(path), "-o", str(models[-1]), "--prune", "0", "0", "1")
+    if len(models) == 1:
+        return {"trigrams of the training sentences": own}
+    mixed = runs / "mixed.arpa.gz"
+    speechkit("lm", "mix", *map(str, models), "--dev", str(dev), "-o", str(mixed))
+    return {"trigrams of the training sentences": own, "trigrams with general English": mixed}
 
 
 def bench_demo(runs: Path, seed_numbers: Sequence[int] = (1, 2, 3)) -> dict[str, Any]:
@@ -134,6 +170,7 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "yesno": bench_yesno,
     "digits": bench_digits,
     "read": bench_read,
+    "read_phonemes": partial(bench_read, recipe="read_phonemes"),
     "demo": bench_demo,
 }
 
@@ -220,13 +257,22 @@ def main() -> None:
     parser.add_argument("recipes", nargs="*", choices=[*BENCHES, []], metavar="RECIPE", help=", ".join(BENCHES))
     parser.add_argument("--runs", type=Path, default=Path("runs/bench"), help="run folders (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the demo (%(default)s)")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        default=Path("runs/general-text"),
+        metavar="FOLDER",
+        help="what scripts/general_text.py wrote, for the language models of read; none: without (%(default)s)",
+    )
     parser.add_argument("--again", action="store_true", help="also where there is a result")
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in arguments.recipes or BENCHES:
         target = RESULTS / f"{name}.json"
         if arguments.again or not target.exists():
-            options = {"seed_numbers": arguments.seeds} if name == "demo" else {}
+            options: dict[str, Any] = {"seed_numbers": arguments.seeds} if name == "demo" else {}
+            if name.startswith("read"):
+                options = {"text": arguments.text}
             result = {**describe_run(name), **BENCHES[name](arguments.runs, **options)}
             target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             if name == "demo":
