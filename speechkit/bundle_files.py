@@ -115,8 +115,15 @@ def read_decoding(config: Mapping[str, Any]) -> dict[str, float]:
     return settings
 
 
-def update_decoding(path: str | os.PathLike[str], settings: Mapping[str, float]) -> None:
+def update_decoding(
+    path: str | os.PathLike[str], settings: Mapping[str, float], *, language_model: bytes = b""
+) -> None:
     """Writes settings of decoding into a bundle, in float or int8, beside those that it has.
+
+    Args:
+        path: of the bundle.
+        settings: numbers by name.
+        language_model: the content of an ARPA file, plain or gzip, in place of the one that the bundle may have.
 
     Raises:
         ValueError: not a bundle, or a setting that is not known.
@@ -126,6 +133,7 @@ def update_decoding(path: str | os.PathLike[str], settings: Mapping[str, float])
     config["decoding"] = {**read_decoding(config), **settings}
     read_decoding(config)
     content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+    files |= {"lm.arpa": language_model} if language_model else {}
     write_bundle_files({**files, "config.yaml": content}, path)
 
 

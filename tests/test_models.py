@@ -1,5 +1,6 @@
 """The model in the wheel: small, named, and at work without torch and without being asked for."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from speechkit import Recognizer
 from speechkit.cli.main import main
 from speechkit.data.espeak import Voice, speak
+from speechkit.decoding import BeamSearch
 from speechkit.models import DIGITS
 
 TRANSCRIBE = """
@@ -52,3 +55,15 @@ def test_it_needs_no_torch(spoken: Path, missing: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "three one four one five" in done.stdout
+
+
+def test_a_language_model_can_be_put_into_it(spoken: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(DIGITS, tmp_path / "bundle")
+    (tmp_path / "dev.jsonl").write_text(f'{{"audio_filepath": "{spoken}", "text": "three one four one five"}}\n')
+    (tmp_path / "text.txt").write_text("three one four one five\nnine two six\nzero seven eight\n")
+    assert main(["lm", "train", str(tmp_path / "text.txt"), "-o", str(tmp_path / "lm.arpa")]) == 0
+    assert main(["lm", "tune", str(bundle), str(tmp_path / "dev.jsonl"), "--lm", str(tmp_path / "lm.arpa")]) == 0
+    recognizer = Recognizer.load(bundle)
+    assert isinstance(recognizer.decoder, BeamSearch)
+    assert recognizer.transcribe([spoken])[0].text == "three one four one five"
+    assert main(["lm", "tune", str(bundle), str(tmp_path / "dev.jsonl"), "--dry-run"]) == 0  # with its own

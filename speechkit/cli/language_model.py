@@ -115,18 +115,19 @@ def _perplexity(arguments: argparse.Namespace) -> int:
 def _tune(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from speechkit.bundle import load_bundle, save_bundle
+    from speechkit.bundle_files import read_bundle_files, update_decoding
     from speechkit.data.manifest import expand_path
     from speechkit.decoding.arpa import read_arpa
     from speechkit.pipelines.tune_lm import Trial, tune_lm
     from speechkit.recognizer import Recognizer
 
-    bundle = load_bundle(arguments.bundle, trusted_packages=arguments.trust)
     if arguments.lm is not None:
-        bundle.language_model = Path(arguments.lm).read_bytes()
-    if not bundle.language_model:
+        content = Path(arguments.lm).read_bytes()
+    else:
+        content = read_bundle_files(arguments.bundle).get("lm.arpa", b"")
+    if not content:
         raise ValueError(f"--lm must name a language model, since {arguments.bundle} holds none")
-    model = read_arpa(arguments.lm or f"{arguments.bundle}/lm.arpa", bundle.language_model)
+    model = read_arpa(arguments.lm or f"{arguments.bundle}/lm.arpa", content)
 
     def report(trial: Trial) -> None:
         print(f"weight {trial.lm_weight:g}, bonus {trial.word_bonus:g}: WER {trial.wer:.2%}", flush=True)
@@ -140,8 +141,8 @@ def _tune(arguments: argparse.Namespace) -> int:
         f"best: weight {best.lm_weight:g}, bonus {best.word_bonus:g}: WER {best.wer:.2%}; greedy {found.greedy_wer:.2%}"
     )
     if not arguments.dry_run:
-        bundle.decoding |= {"lm_weight": best.lm_weight, "word_bonus": best.word_bonus, "beam_size": arguments.beam}
-        save_bundle(bundle, arguments.bundle)
+        weights = {"lm_weight": best.lm_weight, "word_bonus": best.word_bonus, "beam_size": arguments.beam}
+        update_decoding(arguments.bundle, weights, language_model=content)
         print(f"written into {arguments.bundle}")
     return 0
 

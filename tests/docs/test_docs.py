@@ -25,7 +25,7 @@ BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.
 
 
 def write_material(folder: Path, make_tone: Callable[..., Path]) -> None:
-    """What the pages assume to be there: a corpus, other toolkits' layouts, the recipes small.yaml and gru.yaml."""
+    """What the pages assume to be there: a corpus, other toolkits' layouts, a book, the recipes small.yaml and gru.yaml."""
     (folder / "scripts").symlink_to(ROOT / "scripts")
     small = (ROOT / "tests" / "pipelines" / "small.yaml").read_text().replace("$SPEECHKIT_TEST", "corpus")
     (folder / "small.yaml").write_text(small)
@@ -48,6 +48,7 @@ def write_material(folder: Path, make_tone: Callable[..., Path]) -> None:
     (folder / "data/kaldi/wav.scp").write_text("u0 0.wav\nu1 1.wav\n")
     (folder / "data/kaldi/text").write_text("u0 hello\nu1 world\n")
     (folder / "data/librispeech/19/198/19-198.trans.txt").write_text("19-198-0000 HELLO\n19-198-0001 WORLD\n")
+    (folder / "books.txt").write_text("A book has many sentences.\nThis is another one.\n")
     write_checkpoint(folder / "checkpoint")
     (folder / "data/table.csv").write_text("path,sentence\nkaldi/0.wav,hello\n")
 
