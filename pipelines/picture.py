@@ -80,7 +80,7 @@ def _posteriors(recognizer: Recognizer, waveform: np.ndarray) -> dict[str, Any]:
     posteriors = [passage.logits.softmax(dim=-1) for passage in passages]
     labels = _likely_labels(posteriors, blank)
     return {
-        "symbols": ["blank", *(recognizer.tokenizer.decode([label]) or "space" for label in labels)],
+        "symbols": ["blank", *(recognizer.tokenizer.label_text(label).strip() or "space" for label in labels)],
         "passages": [
             _matrix(255 * rows[:, [blank, *labels]].T.numpy())
             | {"start": passage.first_seconds - step / 2, "step": step}

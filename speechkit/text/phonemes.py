@@ -21,9 +21,10 @@ class PhonemeTokenizer(Tokenizer):
     """One label a phoneme, and one for the space between words.
 
     A word is trained on with its first pronunciation, and found in decoding by any of them. Where only labels are
-    known, `decode` gives the word of that pronunciation that the training texts hold most often, or else the one that
-    the dictionary has first; what no word sounds like stays phonemes, as in "DH.AH.". A `BeamSearch` with a language
-    model gives words alone, and chooses between those that sound alike by what stands before and behind them.
+    known, `decode` gives the word that is first of all pronounced so, and of several the one that the training texts
+    hold most often or else that the dictionary has first; what no word sounds like stays phonemes, as in "DH.AH.". A
+    `BeamSearch` with a language model gives words alone, and chooses between those that sound alike by what stands
+    before and behind them.
 
     Args:
         lexicon: file with a word and its phonemes a line, the form of the CMU Pronouncing Dictionary, plain or gzip; a
@@ -74,9 +75,9 @@ class PhonemeTokenizer(Tokenizer):
         phonemes = {phoneme for found in words.values() for pronunciation in found for phoneme in pronunciation}
         self._symbols = [" ", *sorted(phonemes)] if words else []
         self._ids = {symbol: place + 1 for place, symbol in enumerate(self._symbols)}
-        self._likeliest: dict[Pronunciation, str] = {}
+        self._likeliest = {found[0]: word for word, found in reversed(words.items())}
         for word, found in words.items():
-            for pronunciation in found:
+            for pronunciation in found[1:]:
                 self._likeliest.setdefault(pronunciation, word)
 
     def encode(self, text: str) -> list[int]:

@@ -25,7 +25,7 @@ BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.
 
 
 def write_material(folder: Path, make_tone: Callable[..., Path]) -> None:
-    """What the pages assume to be there: a corpus, other toolkits' layouts, a book, the recipes small.yaml and gru.yaml."""
+    """What the pages assume to be there: a corpus, other layouts, a book, the recipes small.yaml and gru.yaml."""
     (folder / "scripts").symlink_to(ROOT / "scripts")
     small = (ROOT / "tests" / "pipelines" / "small.yaml").read_text().replace("$SPEECHKIT_TEST", "corpus")
     (folder / "small.yaml").write_text(small)

@@ -49,6 +49,9 @@ def test_words_are_spelled_by_their_first_pronunciation(lexicon: str) -> None:
 def test_of_words_of_one_sound_the_one_is_decoded_that_the_texts_hold_most_often(lexicon: str) -> None:
     tokenizer = fitted(lexicon)
     assert tokenizer.decode(tokenizer.encode("read the tea")) == "red the tea"
+    for word in ("read", "red", "the", "tea", "t"):
+        labels = tokenizer.encode(word)
+        assert tokenizer.encode(tokenizer.decode(labels)) == labels
     present = tokenizer.spellings("read")[1]
     assert tokenizer.decode(present) == "read"  # which no other word sounds like
     assert tokenizer.decode([*tokenizer.encode("red"), 1, *present[:2]]) == "red R.IY."
