@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
+
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
     parser = commands.add_parser(
@@ -14,10 +16,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("bundle", metavar="BUNDLE", help="folder or .zip")
     parser.add_argument("manifest", metavar="MANIFEST", help="recordings with `text`")
     parser.add_argument("--dry-run", action="store_true", help="say what was found and write nothing")
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
-    )
+    add_bundle_arguments(parser)
     parser.set_defaults(run=_run)
 
 

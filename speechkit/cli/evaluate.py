@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
 from speechkit.cli.decoding import add_decoding_arguments, load_recognizer
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--worst", type=int, default=10, metavar="N", help="how many of the worst utterances to show (%(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
-    )
+    add_bundle_arguments(parser)
     add_decoding_arguments(parser)
     parser.set_defaults(run=_run)
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
+
 _AUDIO_SECONDS = 10.0
 
 
@@ -22,9 +24,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help=f"reference vectors of its first {_AUDIO_SECONDS:g} s, not of a synthetic signal",
     )
     c.add_argument("--overwrite", action="store_true", help="write into a folder that holds something")
-    c.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
-    )
+    add_bundle_arguments(c, device=False)
     c.set_defaults(run=_export_c)
 
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
+
 _AUDIO_SECONDS = 10.0
 
 
@@ -36,13 +38,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     plot.add_argument("--seconds", type=float, default=30.0, metavar="S", help="at most so much of it (%(default)s)")
     plot.set_defaults(run=_plot)
     for action in (export, plot):
-        action.add_argument(
-            "--trust",
-            action="append",
-            default=[],
-            metavar="PACKAGE",
-            help="allow classes of this package in the bundle",
-        )
+        add_bundle_arguments(action, device=False)
 
 
 def _export(arguments: argparse.Namespace) -> int:

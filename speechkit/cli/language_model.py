@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
+
 if TYPE_CHECKING:
     from speechkit.decoding.ngram import Perplexity
 
@@ -62,8 +64,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     tune.add_argument("--lm", metavar="LM", help="ARPA file, plain or gzip (the bundle's own, if it has one)")
     tune.add_argument("--beam", type=int, default=50, metavar="N", help="size of the beam (%(default)s)")
     tune.add_argument("--dry-run", action="store_true", help="say what was found and write nothing")
-    tune.add_argument("--device", default="cpu", help="(%(default)s)")
-    tune.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package")
+    add_bundle_arguments(tune)
     tune.set_defaults(run=_tune)
 
 

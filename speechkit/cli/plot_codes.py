@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from speechkit.cli.probe import add_modules
+from speechkit.cli.bundle_arguments import add_bundle_arguments
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
@@ -24,7 +24,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--minutes", type=float, default=30.0, metavar="M", help="of audio, drawn at random (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of that draw (%(default)s)")
-    add_modules(parser)
+    add_bundle_arguments(parser)
     parser.set_defaults(run=_run)
 
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
+
 if TYPE_CHECKING:
     from speechkit.probing import ABXScore, Probe, ProbeAccuracy
 
@@ -39,15 +41,7 @@ def add_representation(parser: argparse.ArgumentParser, choices: tuple[str, ...]
     parser.add_argument(
         "--layer", type=int, metavar="N", help="a layer of the encoder, from 0 or, if negative, the end"
     )
-    add_modules(parser)
-
-
-def add_modules(parser: argparse.ArgumentParser) -> None:
-    """Arguments of whatever loads a bundle: where its modules run, and whose classes may be built."""
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
-    )
+    add_bundle_arguments(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:

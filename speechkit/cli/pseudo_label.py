@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
+
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
     parser = commands.add_parser(
@@ -32,10 +34,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--no-language-model", action="store_true", help="decode greedily")
     parser.add_argument("--overwrite", action="store_true", help="write --out even if it exists")
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
-    )
+    add_bundle_arguments(parser)
     parser.set_defaults(run=_run)
 
 

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
+
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
     parser = commands.add_parser(
@@ -26,9 +28,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--table", action="store_true", help="print every domain, its clipping and each layer's SNR")
     parser.add_argument("--plot", metavar="FILE", help="draw the same (.png, .svg)")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
-    )
+    add_bundle_arguments(parser, device=False)
     parser.set_defaults(run=_run, overrides=[])
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechkit.cli.bundle_arguments import add_bundle_arguments
 from speechkit.cli.decoding import add_decoding_arguments, load_recognizer
 from speechkit.models import DIGITS
 
@@ -39,10 +40,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--overwrite", action="store_true", help="also write what is there already")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read files (%(default)s)")
     parser.add_argument("--batch-seconds", type=float, default=60.0, metavar="S", help="audio in a batch (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
-    parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="allow classes of this package in the bundle"
-    )
+    add_bundle_arguments(parser)
     parser.add_argument(
         "--nbest", type=int, default=1, metavar="N", help="texts of each segment, in json (%(default)s)"
     )
