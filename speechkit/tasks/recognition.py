@@ -40,7 +40,8 @@ class Recognition(lightning.LightningModule):
     """
 
     # What the best checkpoint has least of: the mean of both error rates, ties broken by the loss. Words alone would
-    # choose silence over a beginner's guesses: nothing said is 100 % of words wrong, nearly right can be more.
+    # choose silence over a beginner's guesses: nothing said is 100 % of words wrong, nearly right can be more. Where
+    # labels are phonemes, which few characters come back from as long as they are no word, theirs is the second one.
     monitor = "val_score"
 
     def __init__(
@@ -89,26 +90,34 @@ class Recognition(lightning.LightningModule):
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1, rank_zero_only=True)
 
     def on_validation_epoch_start(self) -> None:
-        self._counts = torch.zeros(5, dtype=torch.float64)  # loss, word errors, words, character errors, characters
+        # loss, word errors, words, character errors, characters, label errors, labels
+        self._counts = torch.zeros(7, dtype=torch.float64)
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
         logits, frames = self(batch.waveform, batch.lengths)
         losses = self.loss(logits, batch.targets, frames, batch.target_lengths)
         paths = greedy_decode(logits, frames, blank=self.tokenizer.blank_id)
-        counts = torch.zeros(5, dtype=torch.float64)
-        for path, text, loss, weight in zip(paths, batch.texts, losses.tolist(), batch.weights.tolist(), strict=True):
+        counts = torch.zeros(7, dtype=torch.float64)
+        targets = [row[:count].tolist() for row, count in zip(batch.targets, batch.target_lengths, strict=True)]
+        for path, target, text, loss, weight in zip(
+            paths, targets, batch.texts, losses.tolist(), batch.weights.tolist(), strict=True
+        ):
             reference, hypothesis = normalize_text(text), self.tokenizer.decode(path)
             words, characters = count_errors(reference.split(), hypothesis.split()), count_errors(reference, hypothesis)
-            row = [loss * words.length, words.errors, words.length, characters.errors, characters.length]
+            labels = count_errors(target, path)
+            errors = [value for found in (words, characters, labels) for value in (found.errors, found.length)]
+            row = [loss * words.length, *errors]
             counts += weight * torch.tensor(row, dtype=torch.float64)
         self._counts += counts
 
     def on_validation_epoch_end(self) -> None:
         counts = self.trainer.strategy.reduce(self._counts.float().to(self.device), reduce_op="sum")
-        words, characters = counts[2].clamp(min=1), counts[4].clamp(min=1)
-        loss, wer, cer = counts[0] / words, counts[1] / words, counts[3] / characters
+        wer, cer, ler = counts[1::2] / counts[2::2].clamp(min=1)
+        loss = counts[0] / counts[2].clamp(min=1)
         self.log("val_loss", loss, sync_dist=True)
-        self.log("val_score", 0.5 * (wer + cer) + 1e-3 * loss, sync_dist=True)
+        second = cer if self.tokenizer.spells_any_word else ler
+        self.log("val_score", 0.5 * (wer + second) + 1e-3 * loss, sync_dist=True)
+        self.log("val_ler", ler, sync_dist=True)
         self.log("val_wer", wer, prog_bar=True, sync_dist=True)
         self.log("val_cer", cer, prog_bar=True, sync_dist=True)
 

@@ -44,7 +44,7 @@ def test_a_run_folder_tells_its_story(corpus: Path, bundle: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
     assert json.loads((run / "versions.json").read_text())["packages"]["torch"] == torch.__version__.split("+")[0]
     metrics = next((run / "logs").rglob("metrics.csv")).read_text()
-    assert all(name in metrics for name in ("val_wer", "val_cer", "audio_s_per_s"))
+    assert all(name in metrics for name in ("val_wer", "val_cer", "val_ler", "audio_s_per_s"))
     assert list((run / "logs").rglob("events.out.tfevents.*"))
     assert {file.name for file in bundle.iterdir()} == {"config.yaml", "model.safetensors", "card.md"}
     assert load_bundle(bundle).front_end.cmvn.is_fitted
