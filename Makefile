@@ -21,7 +21,7 @@ demo: $(INSTALLED)  ## synthesise a corpus, pretrain, fine-tune with and without
 	$(BIN)/python scripts/demo.py --out demo
 
 test: $(INSTALLED)  ## the tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

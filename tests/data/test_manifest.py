@@ -221,13 +221,13 @@ def test_lhotse_cut_that_is_not_of_a_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        gzip.compress(b'{"audio_filepath": "a.wav"}\n'),
-        gzip.compress(b"plain text\n"),
-        gzip.compress(b""),
-        gzip.compress(b"[1, 2]\n"),
-        gzip.compress(b'{"type": "MonoCut", "id": "u1"}\n'),
+        gzip.compress(b'{"audio_filepath": "a.wav"}\n', mtime=0),
+        gzip.compress(b"plain text\n", mtime=0),
+        gzip.compress(b"", mtime=0),
+        gzip.compress(b"[1, 2]\n", mtime=0),
+        gzip.compress(b'{"type": "MonoCut", "id": "u1"}\n', mtime=0),
         b'{"audio_filepath": "a.wav"}\n',
-        gzip.compress(b'{"audio_filepath": "a.wav"}\n')[:-8],
+        gzip.compress(b'{"audio_filepath": "a.wav"}\n', mtime=0)[:-8],
     ],
 )
 def test_file_that_holds_no_cuts_is_refused(tmp_path: Path, content: bytes) -> None:
