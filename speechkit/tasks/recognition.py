@@ -30,6 +30,8 @@ class Recognition(lightning.LightningModule):
         encoder: features -> representations; see `speechkit.encoders`.
         tokenizer: text <-> labels, fitted.
         encoder_from: bundle of a pretrained encoder whose weights are the start.
+        start_from: bundle of a recogniser whose weights, those of the head too, are the start: for other speakers,
+            other rooms, another subject. Its labels must be the tokenizer's.
         head_first_fraction: with `encoder_from`, the share of the training in which the encoder waits while the head
             learns to read it (Baevski et al. 2020, arXiv 2006.11477, section 4.3); 0 trains both from the start.
         head_dropout: on the input of the head.
@@ -51,6 +53,7 @@ class Recognition(lightning.LightningModule):
         encoder: nn.Module,
         tokenizer: Tokenizer,
         encoder_from: str | None = None,
+        start_from: str | None = None,
         head_first_fraction: float = 0.15,
         head_dropout: float = 0.1,
         loss: CTCLoss | None = None,
@@ -71,6 +74,10 @@ class Recognition(lightning.LightningModule):
         self.head_first_fraction = head_first_fraction if encoder_from is not None else 0.0
         if encoder_from is not None:
             load_pretrained_encoder(encoder_from, front_end, encoder)
+        if start_from is not None:
+            if encoder_from is not None:
+                raise ValueError("`start_from` must stand without `encoder_from`, got both.")
+            load_recognizer(start_from, front_end, encoder, self.head, tokenizer)
         self._warned_infeasible: set[str] = set()
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,10 +166,33 @@ def check_dimensions(front_end: nn.Module, encoder: nn.Module) -> None:
         )
 
 
-def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module) -> None:
-    """Copies the weights of a bundle's encoder, and the statistics of its front end.
+def load_recognizer(path: str, front_end: nn.Module, encoder: nn.Module, head: CTCHead, tokenizer: Tokenizer) -> None:
+    """Copies the weights of a whole recogniser.
 
-    A `LayerWeightedEncoder` takes them for the encoder that it wraps.
+    Raises:
+        ValueError: as `load_pretrained_encoder`; a bundle without a head, or with other labels than the tokenizer's.
+    """
+    bundle = load_pretrained_encoder(path, front_end, encoder, argument="start_from")
+    if bundle.head is None or bundle.tokenizer is None:
+        raise ValueError(f"`start_from` {path}: must be a recogniser, got an encoder alone; take `encoder_from`.")
+    theirs, ours = (
+        [labels.label_text(label) for label in range(1, labels.vocab_size)] for labels in (bundle.tokenizer, tokenizer)
+    )
+    if theirs != ours:
+        raise ValueError(
+            f"`start_from` {path}: its labels must be the tokenizer's, got {len(theirs)}, "
+            f"{' '.join(map(repr, theirs[:10]))} ..., for {len(ours)}, {' '.join(map(repr, ours[:10]))} ...; "
+            "where these are taken from the training texts, give them in the tokenizer's arguments"
+        )
+    head.load_state_dict(bundle.head.state_dict())
+
+
+def load_pretrained_encoder(
+    path: str, front_end: nn.Module, encoder: nn.Module, *, argument: str = "encoder_from"
+) -> Bundle:
+    """Copies the weights of a bundle's encoder, and the statistics of its front end. Returns the bundle.
+
+    A `LayerWeightedEncoder` takes them for the encoder that it wraps. `argument` is what errors call the path.
 
     Raises:
         ValueError: not a bundle, or parts that were built with other arguments (but for dropout); it names them.
@@ -175,9 +205,10 @@ def load_pretrained_encoder(path: str, front_end: nn.Module, encoder: nn.Module)
         differences = _differences(describe(other), describe(own))
         if differences:
             raise ValueError(
-                f"`encoder_from` {path}: its {name} was built with other arguments: {'; '.join(differences)}."
+                f"`{argument}` {path}: its {name} was built with other arguments: {'; '.join(differences)}."
             )
         own.load_state_dict(other.state_dict())
+    return pretrained
 
 
 def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
