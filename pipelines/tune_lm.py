@@ -9,7 +9,7 @@ from speechkit.pipelines.development_set import read_development_set
 from speechkit.recognizer import Recognizer
 
 WEIGHTS = (0.2, 0.5, 0.8, 1.1, 1.5)
-BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
+BONUSES = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
 class Trial(NamedTuple):

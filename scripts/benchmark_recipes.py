@@ -39,8 +39,11 @@ def speechkit(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "speechkit", *arguments], check=True)
 
 
-def train(runs: Path, name: str, recipe: str, *overrides: str) -> tuple[Path, float]:
-    """Fine-tunes, or goes on where an interrupted run stopped. Returns bundle and seconds of the whole process."""
+def train(runs: Path, name: str, recipes: str | Sequence[str], *overrides: str) -> tuple[Path, float]:
+    """Fine-tunes by a recipe, or several that overlay each other, or goes on where an interrupted run stopped.
+
+    Returns bundle and seconds of the whole process.
+    """
     out = runs / name
     timing = out / "seconds.json"  # of every start, so that an interrupted run is not reported as a fast one
     before = json.loads(timing.read_text()) if timing.exists() else []
@@ -48,7 +51,9 @@ def train(runs: Path, name: str, recipe: str, *overrides: str) -> tuple[Path, fl
         resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
         start = time.perf_counter()
         try:
-            speechkit("finetune", "--config", recipe, "--out", str(out), *resume, *overrides)
+            names = [recipes] if isinstance(recipes, str) else recipes
+            configs = [argument for name in names for argument in ("--config", name)]
+            speechkit("finetune", *configs, "--out", str(out), *resume, *overrides)
         finally:
             out.mkdir(parents=True, exist_ok=True)
             before.append(time.perf_counter() - start)
@@ -99,32 +104,53 @@ def bench_digits(runs: Path) -> dict[str, Any]:
     }
 
 
-def bench_read(runs: Path, text: Path, recipe: str = "read") -> dict[str, Any]:
-    """Read sentences: two seen speakers, six unseen ones; greedily and with language models, tuned on the dev sets."""
-    bundle, seconds = train(runs, recipe, recipe)
+def bench_read(
+    runs: Path,
+    text: Path,
+    recipes: Sequence[str] = ("read",),
+    start: str | None = None,
+    speakers: Sequence[str] = ("arctic", "speechocean"),
+) -> dict[str, Any]:
+    """Read sentences: two seen speakers, six unseen ones; greedily, and with language models.
+
+    Args:
+        runs: run folders.
+        text: what `scripts/general_text.py` wrote.
+        recipes: that overlay each other; the run is called as the last of them.
+        start: a run from whose bundle this one goes on.
+        speakers: on whose development sets the language model is tuned; all are tested.
+    """
+    name = recipes[-1]
+    overrides = [] if start is None else [f"model.start_from={runs / start / 'bundle'}"]
+    bundle, seconds = train(runs, name, recipes, *overrides)
     results: dict[str, Any] = {"process_seconds": seconds}
-    for kind, model in {"greedy": None, **read_language_models(runs, text)}.items():
+    dev = runs / name / "dev.jsonl"
+    join_manifests([f"{speaker}/dev" for speaker in speakers], dev)
+    for kind, model in {"greedy": None, **read_language_models(runs, text, dev)}.items():
         scored = bundle
         if model is not None:
-            scored = runs / recipe / kind.replace(" ", "-") / "bundle"
+            scored = runs / name / kind.replace(" ", "-") / "bundle"
             shutil.copytree(bundle, scored, dirs_exist_ok=True)
-            speechkit("lm", "tune", str(scored), str(runs / "read-dev.jsonl"), "--lm", str(model))
-        for name in ("arctic", "speechocean"):
-            results[f"{name}/test, {kind}"] = score(scored, f"{name}/test")
+            speechkit("lm", "tune", str(scored), str(dev), "--lm", str(model))
+        for test in ("arctic/test", "speechocean/test"):
+            results[f"{test}, {kind}"] = score(scored, test)
     return results
 
 
-def read_language_models(runs: Path, text: Path) -> dict[str, Path]:
+def join_manifests(names: Sequence[str], target: Path) -> None:
+    """Several manifests below $SPEECHKIT_DATA -> one."""
+    data = Path(os.environ["SPEECHKIT_DATA"])
+    with target.open("w", encoding="utf-8") as file:
+        for manifest in (data / f"{name}.jsonl" for name in names):
+            for line in manifest.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                audio = (manifest.parent / row["audio_filepath"]).resolve()
+                file.write(json.dumps({**row, "audio_filepath": str(audio)}) + "\n")
+
+
+def read_language_models(runs: Path, text: Path, dev: Path) -> dict[str, Path]:
     """What the training sentences say, and that with English at large where there is any: name -> ARPA file."""
     data = Path(os.environ["SPEECHKIT_DATA"])
-    runs.mkdir(parents=True, exist_ok=True)
-    dev = runs / "read-dev.jsonl"
-    with dev.open("w", encoding="utf-8") as file:
-        for name in ("arctic", "speechocean"):
-            for line in (data / name / "dev.jsonl").read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                file.write(json.dumps({**row, "audio_filepath": str((data / name / row["audio_filepath"]).resolve())}))
-                file.write("\n")
     own = runs / "read.arpa.gz"
     manifests = [str(data / name / "train.jsonl") for name in ("arctic", "speechocean")]
     speechkit("lm", "train", "--unique", *manifests, "-o", str(own))
@@ -133,11 +159,11 @@ def read_language_models(runs: Path, text: Path) -> dict[str, Path]:
         models.append(runs / f"{path.stem}.arpa.gz")
         if not models[-1].exists():
             speechkit("lm", "train", str(path), "-o", str(models[-1]), "--prune", "0", "0", "1")
-    if len(models) == 1:
-        return {"trigrams of the training sentences": own}
-    mixed = runs / "mixed.arpa.gz"
-    speechkit("lm", "mix", *map(str, models), "--dev", str(dev), "-o", str(mixed))
-    return {"trigrams of the training sentences": own, "trigrams with general English": mixed}
+    found = {"trigrams of the training sentences": own}
+    if len(models) > 1:
+        found["trigrams with general English"] = dev.with_name("mixed.arpa.gz")
+        speechkit("lm", "mix", *map(str, models), "--dev", str(dev), "-o", str(dev.with_name("mixed.arpa.gz")))
+    return found
 
 
 def bench_demo(runs: Path, seed_numbers: Sequence[int] = (1, 2, 3)) -> dict[str, Any]:
@@ -170,7 +196,10 @@ BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
     "yesno": bench_yesno,
     "digits": bench_digits,
     "read": bench_read,
-    "read_phonemes": partial(bench_read, recipe="read_phonemes"),
+    "read_phonemes": partial(bench_read, recipes=["read_phonemes"]),
+    "two_readers": partial(
+        bench_read, recipes=["read_phonemes", "two_readers"], start="read_phonemes", speakers=["arctic"]
+    ),
     "demo": bench_demo,
 }
 
@@ -271,7 +300,7 @@ def main() -> None:
         target = RESULTS / f"{name}.json"
         if arguments.again or not target.exists():
             options: dict[str, Any] = {"seed_numbers": arguments.seeds} if name == "demo" else {}
-            if name.startswith("read"):
+            if name.startswith("read") or name == "two_readers":
                 options = {"text": arguments.text}
             result = {**describe_run(name), **BENCHES[name](arguments.runs, **options)}
             target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
