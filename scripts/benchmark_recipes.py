@@ -158,7 +158,7 @@ def read_language_models(runs: Path, text: Path, dev: Path) -> dict[str, Path]:
     for path in sorted(text.glob("*.txt")):
         models.append(runs / f"{path.stem}.arpa.gz")
         if not models[-1].exists():
-            speechkit("lm", "train", str(path), "-o", str(models[-1]), "--prune", "0", "0", "1")
+            speechkit("lm", "train", str(path), "-o", str(models[-1]))
     found = {"trigrams of the training sentences": own}
     if len(models) > 1:
         found["trigrams with general English"] = dev.with_name("mixed.arpa.gz")
