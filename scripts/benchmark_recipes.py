@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def speechkit(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "speechkit", *arguments], check=True)
 
 
-def train(runs: Path, name: str, recipes: str | Sequence[str], *overrides: str) -> tuple[Path, float]:
+def train(runs: Path, name: str, recipes: Sequence[str], *overrides: str) -> tuple[Path, float]:
     """Fine-tunes by a recipe, or several that overlay each other, or goes on where an interrupted run stopped.
 
     Returns bundle and seconds of the whole process.
@@ -51,8 +50,7 @@ def train(runs: Path, name: str, recipes: str | Sequence[str], *overrides: str) 
         resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
         start = time.perf_counter()
         try:
-            names = [recipes] if isinstance(recipes, str) else recipes
-            configs = [argument for name in names for argument in ("--config", name)]
+            configs = [argument for recipe in recipes for argument in ("--config", recipe)]
             speechkit("finetune", *configs, "--out", str(out), *resume, *overrides)
         finally:
             out.mkdir(parents=True, exist_ok=True)
@@ -76,15 +74,15 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 def bench_yesno(runs: Path) -> dict[str, Any]:
     """One speaker, 240 test words."""
-    bundle, seconds = train(runs, "yesno", "yesno")
+    bundle, seconds = train(runs, "yesno", ["yesno"])
     return {"process_seconds": seconds, "yesno/test": score(bundle, "yesno/test")}
 
 
 def bench_digits(runs: Path) -> dict[str, Any]:
     """The official split, and two speakers that training did not hear."""
-    bundle, seconds = train(runs, "digits", "digits")
+    bundle, seconds = train(runs, "digits", ["digits"])
     unseen_bundle, _ = train(
-        runs, "digits-unseen", "digits", f"data.exclude_speakers={json.dumps(UNSEEN)}", "data.dev=[]"
+        runs, "digits-unseen", ["digits"], f"data.exclude_speakers={json.dumps(UNSEEN)}", "data.dev=[]"
     )
     manifest = runs / "digits-unseen" / "unseen.jsonl"
     with manifest.open("w", encoding="utf-8") as file:
@@ -107,7 +105,8 @@ def bench_digits(runs: Path) -> dict[str, Any]:
 def bench_read(
     runs: Path,
     text: Path,
-    recipes: Sequence[str] = ("read",),
+    recipes: Sequence[str],
+    *,
     start: str | None = None,
     speakers: Sequence[str] = ("arctic", "speechocean"),
 ) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def read_language_models(runs: Path, text: Path, dev: Path) -> dict[str, Path]:
     return found
 
 
-def bench_demo(runs: Path, seed_numbers: Sequence[int] = (1, 2, 3)) -> dict[str, Any]:
+def bench_demo(runs: Path, seed_numbers: Sequence[int]) -> dict[str, Any]:
     """With and without pretraining, some seeds on one corpus."""
     corpus = runs / "demo" / "corpus"
     (runs / "demo").mkdir(parents=True, exist_ok=True)
@@ -192,15 +191,15 @@ def bench_demo(runs: Path, seed_numbers: Sequence[int] = (1, 2, 3)) -> dict[str,
     }
 
 
-BENCHES: dict[str, Callable[..., dict[str, Any]]] = {
-    "yesno": bench_yesno,
-    "digits": bench_digits,
-    "read": bench_read,
-    "read_phonemes": partial(bench_read, recipes=["read_phonemes"]),
-    "two_readers": partial(
-        bench_read, recipes=["read_phonemes", "two_readers"], start="read_phonemes", speakers=["arctic"]
+BENCHES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "yesno": lambda options: bench_yesno(options.runs),
+    "digits": lambda options: bench_digits(options.runs),
+    "read": lambda options: bench_read(options.runs, options.text, ["read"]),
+    "read_phonemes": lambda options: bench_read(options.runs, options.text, ["read_phonemes"]),
+    "two_readers": lambda options: bench_read(
+        options.runs, options.text, ["read_phonemes", "two_readers"], start="read_phonemes", speakers=["arctic"]
     ),
-    "demo": bench_demo,
+    "demo": lambda options: bench_demo(options.runs, options.seeds),
 }
 
 
@@ -299,10 +298,7 @@ def main() -> None:
     for name in arguments.recipes or BENCHES:
         target = RESULTS / f"{name}.json"
         if arguments.again or not target.exists():
-            options: dict[str, Any] = {"seed_numbers": arguments.seeds} if name == "demo" else {}
-            if name.startswith("read") or name == "two_readers":
-                options = {"text": arguments.text}
-            result = {**describe_run(name), **BENCHES[name](arguments.runs, **options)}
+            result = {**describe_run(name), **BENCHES[name](arguments)}
             target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             if name == "demo":
                 plot_demo(result)

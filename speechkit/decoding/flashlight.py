@@ -23,7 +23,8 @@ class FlashlightDecoder:
     Args:
         tokenizer: of the model that gives the logits; its labels are characters or pieces.
         language_model: file in a format that KenLM reads: binary, or ARPA.
-        lexicon: the words that may be recognised, spelled as the tokenizer spells them.
+        lexicon: the words that may be recognised, spelled as the tokenizer spells them. Where labels are phonemes,
+            those of a result are of each word's first pronunciation.
         beam_size, beam_threshold, token_beam_size, lm_weight, word_bonus, num_best: as those of `BeamSearch`.
 
     Raises:

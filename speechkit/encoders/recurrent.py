@@ -130,7 +130,7 @@ class ConvGRUEncoder(nn.Module):
 
 
 class ConvLSTMEncoder(ConvGRUEncoder):
-    """`ConvGRUEncoder` with LSTM layers, whose step torch computes at once on a CPU: faster there, in bf16 twice.
+    """`ConvGRUEncoder` with LSTM layers, whose step torch computes at once on a CPU: faster there, above all in bf16.
 
     They begin with forget gates that are open (Jozefowicz et al. 2015, section 2.2).
     """

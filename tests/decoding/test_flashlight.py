@@ -51,6 +51,25 @@ def test_pieces_give_words_of_the_lexicon(arpa: Path) -> None:
         assert {*TOKENIZERS["pieces"].decode(best.labels).split()} <= {*WORDS}
 
 
+def test_phonemes_give_the_words_that_the_own_search_gives(arpa: Path) -> None:
+    tokenizer = TOKENIZERS["phonemes"]
+    search = BeamSearch(
+        tokenizer=tokenizer,
+        language_model=train_kneser_ney(SENTENCES, order=3),
+        lexicon=Lexicon(WORDS),
+        word_bonus=0.4,
+        unknown_penalty=0.0,
+    )
+    found = set()
+    for sounds in ("ab cab cc", "a b ab cab", "cc cc b", "cab a", "b abc", "ab ab"):
+        path = torch.tensor([[label for one in tokenizer.encode(sounds) for label in (one, 0)]])
+        logits, lengths = 20.0 * torch.nn.functional.one_hot(path, tokenizer.vocab_size), torch.tensor([path.shape[1]])
+        ((best, *_),) = decoder(arpa, "phonemes").decode(logits, lengths)
+        assert best.words == search.decode(logits, lengths)[0][0].words
+        found |= {*best.words}
+    assert {"ab", "cc"} <= found  # which sound alike
+
+
 def test_wrong_arguments_are_refused(arpa: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`language_model` must be a file, got '.*missing\.bin'"):
         decoder(tmp_path / "missing.bin")

@@ -8,7 +8,7 @@ import torch
 from quantized_cases import speech
 from torch import nn
 
-from speechkit.encoders import ConvGRUEncoder
+from speechkit.encoders import ConvGRUEncoder, ConvLSTMEncoder
 from speechkit.heads import CTCHead
 from speechkit.masking import length_mask
 from speechkit.quantization import UNIT_VARIANCE
@@ -130,6 +130,7 @@ def test_the_most_sensitive_layer_is_marked(network: QuantizedNetwork) -> None:
     ("encoder", "reason"),
     [
         (ConvGRUEncoder(input_dim=12, channels=8, hidden_size=8), "has no int8 form"),
+        (ConvLSTMEncoder(input_dim=12, channels=8, hidden_size=8), "has no int8 form"),
         (nn.GELU(), "has no int8 form"),
     ],
 )
