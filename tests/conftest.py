@@ -14,6 +14,12 @@ os.environ.setdefault("SPEECHKIT_DATA", str(Path(__file__).resolve().parents[2] 
 torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def same_random_tensors() -> None:
+    """Random tensors of a test are the same in every run, whichever tests ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def recordings() -> Path:
     """The folder of real recordings; the test is skipped where it is absent."""
