@@ -13,7 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from speechkit.callbacks.added_loss import AddedLoss
 from speechkit.callbacks.composition import Order
+from speechkit.callbacks.cutmix import CutMix
 from speechkit.callbacks.evaluation_mode import evaluation_mode
+from speechkit.callbacks.mixup import Mixup
 from speechkit.data import ArchivedCuts, SpeechBatch, UnlabelledSpeech
 from speechkit.heads import DomainClassifier, domain_losses, reverse_gradient
 from speechkit.tasks import Recognition
@@ -51,7 +53,8 @@ class DomainAdversarial(AddedLoss):
 
     Raises:
         ValueError: an argument outside its range; at start, a layer that does not exist or gives something else, a
-            single domain, an utterance without one, sharded parameters, or another task than `Recognition`.
+            single domain, an utterance without one, sharded parameters, a callback that mixes utterances, or another
+            task than `Recognition`.
     """
 
     order = Order.PARAMETERS
@@ -85,6 +88,9 @@ class DomainAdversarial(AddedLoss):
         for other in callbacks[: callbacks.index(self) if self in callbacks else 0]:
             if isinstance(other, WeightAveraging):  # it has copied the task, and pairs parameters by their places
                 raise ValueError(f"`callbacks` must list DomainAdversarial before {type(other).__name__}.")
+        for other in callbacks:
+            if isinstance(other, (Mixup, CutMix)):  # a mixture of two domains is of neither
+                raise ValueError(f"`callbacks` must hold one of DomainAdversarial and {type(other).__name__}.")
         self._places = self._find_domains(trainer)
         try:
             layer = task.get_submodule(self.layer)

@@ -20,7 +20,8 @@ class QuantizationAwareTraining(lightning.Callback):
         freeze_fraction: share of the training at which stage 3 begins; 0 leaves stage 2 out.
 
     Raises:
-        ValueError: an argument out of its range, or a task whose encoder is no `QuantizedNetwork`.
+        ValueError: an argument out of its range; at start, a task whose encoder is no `QuantizedNetwork`, or
+            `16-mixed` precision.
     """
 
     order = Order.HIDDEN
@@ -35,6 +36,8 @@ class QuantizationAwareTraining(lightning.Callback):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit" and not isinstance(getattr(pl_module, "encoder", None), QuantizedNetwork):
             raise ValueError(f"QuantizationAwareTraining needs a QuantizedNetwork, got {type(pl_module).__name__}.")
+        if stage == "fit" and trainer.precision == "16-mixed":  # whose scaler steps by gradients, and stage 1 has none
+            raise ValueError("`trainer.precision` must be 32-true or bf16-mixed with quantization, got '16-mixed'.")
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         network: Any = pl_module.encoder

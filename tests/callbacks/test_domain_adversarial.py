@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from unlabelled_job import train, unlabelled
 
-from speechkit.callbacks import DomainAdversarial
+from speechkit.callbacks import CutMix, DomainAdversarial, ManifoldMixup, Mixup
 from speechkit.callbacks.domain_adversarial import reversal_scale
 
 
@@ -43,6 +43,12 @@ def test_gradients_are_those_of_a_classifier_and_of_its_adversary(corpora: Path)
             torch.testing.assert_close(gradient, of_task - scale * of_term, atol=1e-5, rtol=1e-4)
     for name, gradient in plain[0].items():  # at the first step nothing is reversed yet
         torch.testing.assert_close(found[0][name], gradient)
+
+
+@pytest.mark.parametrize("mixer", [Mixup(), CutMix(), ManifoldMixup()], ids=lambda mixer: type(mixer).__name__)
+def test_mixtures_of_domains_are_refused(mixer: Any, corpora: Path) -> None:
+    with pytest.raises(ValueError, match=f"one of DomainAdversarial and {type(mixer).__name__}"):
+        train(corpora, [DomainAdversarial(unlabelled(corpora)), mixer])
 
 
 def test_what_is_wrong_is_named_at_start(corpora: Path) -> None:
