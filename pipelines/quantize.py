@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.utils.rnn import pad_sequence
 
 import speechkit
@@ -78,7 +77,7 @@ def quantize(
         own = [f"model.{name}={value}" for name, value in settings.items()]
         train_quantized(parts.network, recipe, [*own, *overrides], Path(f"{out}.run"))
         how += f", trained with quantization by {Path(recipe).stem}"
-    if rank_zero_only.rank == 0:  # all ranks hold the same after training
+    if not distributed.is_initialized() or distributed.get_rank() == 0:  # all hold the same after training
         save_integer_bundle(integer_bundle(parts, f"{how}, weights of {weight_bits} bits"), out)
     return parts
 
