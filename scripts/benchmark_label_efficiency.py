@@ -18,15 +18,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import yaml
 from digit_strings import STRANGERS, make_strings
+
+from speechkit.audio import load_audio
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -101,19 +104,36 @@ def side_by_side(jobs: int, calls: Iterable[Callable[[], Any]]) -> list[Any]:
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
-def write_labels(out: Path, minutes: int) -> Path:
+def decode_audio(out: Path) -> dict[str, Path]:
+    """Decodes the compressed recordings once, since every epoch of every training would: corpus -> train manifest."""
+    manifests = {}
+    for corpus in CORPORA:
+        manifests[corpus] = out / corpus / "train.jsonl"
+        if manifests[corpus].exists():
+            continue
+        (out / corpus).mkdir(parents=True, exist_ok=True)
+        rows = [json.loads(line) for line in (DATA / corpus / "train.jsonl").read_text("utf-8").splitlines()]
+        for row in rows:
+            samples = load_audio(DATA / corpus / row["audio_filepath"], sample_rate_hz=16000)
+            row["audio_filepath"] = row["audio_filepath"].replace("/", "-") + ".wav"
+            soundfile.write(out / corpus / row["audio_filepath"], samples, 16000, subtype="PCM_16")
+        manifests[corpus].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return manifests
+
+
+def write_labels(out: Path, minutes: int, manifests: Mapping[str, Path]) -> Path:
     """A manifest of so many minutes, as much of each corpus; a longer one holds the shorter ones."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "train.jsonl").open("w", encoding="utf-8") as file:
         for corpus in LABELLED:
-            rows = [json.loads(line) for line in (DATA / corpus / "train.jsonl").read_text("utf-8").splitlines()]
+            rows = [json.loads(line) for line in manifests[corpus].read_text("utf-8").splitlines()]
             rows.sort(key=lambda row: hashlib.sha256(row["audio_filepath"].encode()).digest())
             seconds = 0.0
             for row in rows:
                 if seconds >= 60 * minutes / len(LABELLED):
                     break
                 seconds += row["duration"]
-                row["audio_filepath"] = str(DATA.resolve() / corpus / row["audio_filepath"])
+                row["audio_filepath"] = str(manifests[corpus].parent / row["audio_filepath"])
                 file.write(json.dumps(row) + "\n")
     return out / "train.jsonl"
 
@@ -149,10 +169,11 @@ def measure_read(
         if not texts:
             raise SystemExit(f"--text must hold what scripts/general_text.py wrote, got {text}.")
         speechkit(runs / "english.txt", "lm", "train", *texts, "--prune", "0", "0", "1", "-o", str(english))
-    manifests = json.dumps([str(DATA / name / "train.jsonl") for name in CORPORA])
+    manifests = decode_audio(runs / "decoded")
+    everything = json.dumps(list(map(str, manifests.values())))
 
     def pretrain(objective: str) -> Path:
-        options = [f"data.train={manifests}", f"trainer.max_epochs={epochs}", f"trainer.precision={precision}"]
+        options = [f"data.train={everything}", f"trainer.max_epochs={epochs}", f"trainer.precision={precision}"]
         return train(runs / f"pretrained-{objective}", "pretrain", "--config", objective, *options)
 
     def finetune(labels: str, objective: str, seed: int, *, pretrained: bool) -> Row:
@@ -161,10 +182,10 @@ def measure_read(
         out = runs / f"{labels}-{recipe}-{'pretrained' if pretrained else 'scratch'}-{seed}"
         options = [f"model.encoder_from={runs / f'pretrained-{objective}' / 'bundle'}"] if pretrained else []
         if labels == "all":
-            train_sets = [str(DATA / corpus / "train.jsonl") for corpus in LABELLED]
+            train_sets = [str(manifests[corpus]) for corpus in LABELLED]
             options += ["trainer.max_epochs=12", "data.batch_seconds=36"]  # see the whole as often as is affordable
         else:
-            train_sets = [str(write_labels(runs / f"labels-{labels}", int(labels)))]
+            train_sets = [str(write_labels(runs / f"labels-{labels}", int(labels), manifests))]
         overlay = write_encoder(runs, recipe)
         configs = [part for name in ("read_phonemes", "few_labels", str(overlay)) for part in ("--config", name)]
         options += [f"seed_everything={seed}", f"data.train={json.dumps(train_sets)}", f"trainer.precision={precision}"]

@@ -130,7 +130,7 @@ def bench_read(
         if model is not None:
             scored = runs / name / kind.replace(" ", "-") / "bundle"
             shutil.copytree(bundle, scored, dirs_exist_ok=True)
-            speechkit("lm", "tune", str(scored), str(dev), "--lm", str(model))
+            speechkit("lm", "tune", str(scored), str(dev), "--lm", str(model), "--beam", "200")
         for test in ("arctic/test", "speechocean/test"):
             results[f"{test}, {kind}"] = score(scored, test)
     return results
