@@ -290,9 +290,10 @@ def main() -> None:
     name, plan = arguments.variants.stem, read_plan(arguments.variants)
     runs = (arguments.runs or Path("runs/ablation") / name).resolve()
     if "label_minutes" in plan:
-        from benchmark_label_efficiency import write_labels
+        from benchmark_label_efficiency import decode_audio, write_labels
 
-        os.environ["SPEECHKIT_LABELS"] = str(write_labels(runs / "labels", plan["label_minutes"]).parent)
+        labels = write_labels(runs / "labels", plan["label_minutes"], decode_audio(runs / "decoded"))
+        os.environ["SPEECHKIT_LABELS"] = str(labels.parent)
     seeds = list(range(1, arguments.seeds + 1))
     jobs = plan_jobs(plan, arguments.config, runs, seeds)
     chosen = [job for job in jobs if not arguments.only or job.variant in arguments.only]

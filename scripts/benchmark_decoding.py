@@ -7,6 +7,8 @@ a NumPy that is too old, and works with a new one). Peers take turns within one 
 
 Each peer meets a search of its own settings: flashlight-text a beam threshold of 20 nats and 40 symbols a frame, with
 its lexicon or without words; pyctcdecode its defaults, a threshold of 10 nats and symbols above e^-5, without lexicon.
+Error rates are given at equal weights of the language model, and at those that each chose on the development sets with
+beams of 50 (pyctcdecode judges unfinished words otherwise, so that its best weights are others).
 """
 
 import argparse
@@ -25,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +55,7 @@ MEASURED = {
     "read": ("arctic/dev", "arctic/test", "speechocean/dev", "speechocean/test"),
     "digits": ("digits/dev", "digits/test"),
 }
-LM_WEIGHT, WORD_BONUS = 1.0, 1.0
+TRIED_WEIGHTS, TRIED_BONUSES, TRIED_BEAM = (0.3, 0.6, 1.0, 1.4), (-1.0, 0.0, 1.0, 2.0, 3.0), 50
 UNKNOWN_PENALTY = 10.0 * math.log(10.0)  # what pyctcdecode's default comes to at this weight
 AS_FLASHLIGHT = {"beam_threshold": 20.0, "token_beam_size": 40}
 AS_PYCTCDECODE = {"beam_threshold": 10.0, "token_threshold": -5.0}
@@ -70,6 +72,16 @@ def read_manifest(name: str) -> list[dict[str, Any]]:
     return [{**row, "path": path.parent / row["audio_filepath"], "text": normalize_text(row["text"])} for row in rows]
 
 
+class Weights(NamedTuple):
+    """What a search makes of words."""
+
+    language_model: float = 1.0
+    word_bonus: float = 1.0
+
+
+EQUAL = Weights()
+
+
 class LanguageModel:
     """A trigram of training texts, in memory and as a file, and its words."""
 
@@ -80,19 +92,21 @@ class LanguageModel:
         self.words = sorted({word for text in texts for word in text.split()})
 
 
-def word_bonus(tokenizer: Tokenizer, words: LanguageModel | None) -> float:
+def word_bonus(tokenizer: Tokenizer, words: LanguageModel | None, weights: Weights) -> float:
     """flashlight's decoder for labels that are words has none."""
-    return 0.0 if words is None or isinstance(tokenizer, WordTokenizer) else WORD_BONUS
+    return 0.0 if words is None or isinstance(tokenizer, WordTokenizer) else weights.word_bonus
 
 
-def make_own(tokenizer: Tokenizer, words: LanguageModel | None, *, closed: bool, **pruning: Any) -> Decode:
+def make_own(
+    tokenizer: Tokenizer, words: LanguageModel | None, *, closed: bool, weights: Weights = EQUAL, **pruning: Any
+) -> Decode:
     """speechkit, with the words of the language model alone (`closed`), any words, or no notion of words."""
     search = BeamSearch(
         tokenizer=tokenizer,
         language_model=None if words is None else words.ngram,
         lexicon=Lexicon(words.words) if closed else None,
-        lm_weight=LM_WEIGHT,
-        word_bonus=word_bonus(tokenizer, words),
+        lm_weight=weights.language_model,
+        word_bonus=word_bonus(tokenizer, words, weights),
         unknown_penalty=UNKNOWN_PENALTY,
         **pruning,
     )
@@ -129,8 +143,8 @@ def make_flashlight(tokenizer: Tokenizer, words: LanguageModel | None, folder: P
         tokens=[str(symbol) for symbol in range(size + 1)],
         lm=None if words is None else str(words.path),
         lm_dict=None if has_lexicon or words is None else str(folder / "words.txt"),
-        lm_weight=LM_WEIGHT * math.log(10.0),  # KenLM's logarithms have base 10
-        word_score=word_bonus(tokenizer, words),
+        lm_weight=EQUAL.language_model * math.log(10.0),  # KenLM's logarithms have base 10
+        word_score=word_bonus(tokenizer, words, EQUAL),
         log_add=True,
         blank_token="0",
         sil_token=str(size if space is None else space),
@@ -149,7 +163,9 @@ def make_flashlight(tokenizer: Tokenizer, words: LanguageModel | None, folder: P
     return decode
 
 
-def make_pyctcdecode(tokenizer: Tokenizer, words: LanguageModel | None, beam_size: int) -> Decode:
+def make_pyctcdecode(
+    tokenizer: Tokenizer, words: LanguageModel | None, beam_size: int, weights: Weights = EQUAL
+) -> Decode:
     """pyctcdecode, with its defaults for what it prunes."""
     from pyctcdecode import build_ctcdecoder
 
@@ -160,8 +176,8 @@ def make_pyctcdecode(tokenizer: Tokenizer, words: LanguageModel | None, beam_siz
         ["", *texts],
         kenlm_model_path=None if words is None else str(words.path),
         unigrams=None if words is None else words.words,
-        alpha=LM_WEIGHT,
-        beta=word_bonus(tokenizer, words),
+        alpha=weights.language_model,
+        beta=word_bonus(tokenizer, words, weights),
         unk_score_offset=-10.0,
     )
     return lambda log_probs: decoder.decode(log_probs.numpy(), beam_width=beam_size)
@@ -256,12 +272,7 @@ def measure_answers(name: str, bundle: Path, folder: Path, beam_size: int) -> li
         utterances = recorded_log_probs(recognizer, rows)
         texts = {peer: [decode(log_probs) for log_probs in utterances] for peer, decode in decoders.items()}
         pairs = list(zip(texts["speechkit"], texts["flashlight-text"], strict=True))
-        rates = {
-            peer: error_rate(
-                [count_errors(row["text"].split(), text.split()) for row, text in zip(rows, found, strict=True)]
-            ).value
-            for peer, found in texts.items()
-        }
+        rates = {peer: word_error_rate(rows, found) for peer, found in texts.items()}
         results.append(
             {
                 "bundle": name,
@@ -273,6 +284,54 @@ def measure_answers(name: str, bundle: Path, folder: Path, beam_size: int) -> li
                 "word_error_rate": rates,
             }
         )
+    return results
+
+
+def word_error_rate(rows: Sequence[dict[str, Any]], texts: Iterable[str]) -> float:
+    """A fraction."""
+    pairs = zip(rows, texts, strict=True)
+    return error_rate([count_errors(row["text"].split(), text.split()) for row, text in pairs]).value
+
+
+def measure_own_weights(bundle_name: str, bundle: Path, folder: Path, beams: Sequence[int]) -> list[dict[str, Any]]:
+    """Word error rates of speechkit and pyctcdecode, each at the weights that are its best on the development sets."""
+    recognizer = Recognizer.load(bundle)
+    tokenizer = recognizer.tokenizer
+    texts = [row["text"] for manifest in TRAINING[bundle_name] for row in read_manifest(manifest)]
+    words = LanguageModel(texts, folder)
+    has_lexicon = not isinstance(tokenizer, WordTokenizer)
+    makers: dict[str, Callable[[int, Weights], Decode]] = {
+        "speechkit": lambda beam, weights: make_own(
+            tokenizer, words, closed=has_lexicon, beam_size=beam, weights=weights, **WIDE
+        ),
+        "pyctcdecode": lambda beam, weights: make_pyctcdecode(tokenizer, words, beam, weights),
+    }
+    sets = {manifest: read_manifest(manifest) for manifest in MEASURED[bundle_name]}
+    utterances = {manifest: recorded_log_probs(recognizer, rows) for manifest, rows in sets.items()}
+    dev = [manifest for manifest in sets if manifest.endswith("/dev")]
+    dev_rows = [row for manifest in dev for row in sets[manifest]]
+    dev_utterances = [log_probs for manifest in dev for log_probs in utterances[manifest]]
+    results = []
+    for peer, make in makers.items():
+        tried = {}
+        for weights in itertools.starmap(Weights, itertools.product(TRIED_WEIGHTS, TRIED_BONUSES)):
+            decode = make(TRIED_BEAM, weights)
+            tried[weights] = word_error_rate(dev_rows, map(decode, dev_utterances))
+        best = min(tried, key=lambda weights: tried[weights])
+        for beam_size in beams:
+            decode = make(beam_size, best)
+            rates = {
+                manifest: word_error_rate(rows, map(decode, utterances[manifest])) for manifest, rows in sets.items()
+            }
+            row = {
+                "bundle": bundle_name,
+                "decoder": peer,
+                "beam_size": beam_size,
+                **best._asdict(),
+                "word_error_rate": rates,
+            }
+            print(json.dumps(row), flush=True)
+            results.append(row)
     return results
 
 
@@ -336,6 +395,21 @@ def write_table(result: dict[str, Any], folder: Path) -> None:
             f"| {row['bundle']} | {row['manifest']} | {row['beam_size']} | {row['same_as_flashlight']} of"
             f" {row['utterances']} | {rates} |"
         )
+    lines += [
+        "",
+        f"At weights that each decoder chose on the development sets, with beams of {TRIED_BEAM}. Word error rates.",
+        "",
+        "| bundle | manifest | beam | speechkit | pyctcdecode |",
+        "|---|---|---|---|---|",
+    ]
+    own = {(row["decoder"], row["bundle"], row["beam_size"]): row for row in result["own_weights"]}
+    for (decoder, bundle, beam_size), row in own.items():
+        if decoder == "speechkit":
+            theirs = own["pyctcdecode", bundle, beam_size]["word_error_rate"]
+            for manifest, rate in row["word_error_rate"].items():
+                lines.append(
+                    f"| {bundle} | {manifest} | {beam_size} | {100 * rate:.2f}% | {100 * theirs[manifest]:.2f}% |"
+                )
     lines += [
         "",
         "## Time",
@@ -405,13 +479,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # pyctcdecode's, of words and spaces
-    answers = []
+    answers, own_weights = [], []
     with tempfile.TemporaryDirectory() as folder:
         cells, material = measure_speed(arguments, Path(folder))
         for name, beam_size in itertools.product(MEASURED, arguments.beams):
             bundle = arguments.bundles / name / "bundle"
             if bundle.exists():
                 answers += measure_answers(name, bundle, Path(folder), beam_size)
+        for name in MEASURED:
+            bundle = arguments.bundles / name / "bundle"
+            if bundle.exists():
+                own_weights += measure_own_weights(name, bundle, Path(folder), arguments.beams)
     result = {
         "command": " ".join(["python", *sys.argv]),
         "date": date.today().isoformat(),
@@ -426,6 +504,7 @@ def main() -> None:
         "summary": summarize(cells),
         "first_call_seconds": measure_first_call(),
         "answers": answers,
+        "own_weights": own_weights,
         "cells": cells,
     }
     arguments.results.mkdir(parents=True, exist_ok=True)
