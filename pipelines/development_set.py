@@ -23,12 +23,14 @@ def read_development_set(
         on_progress: called with the seconds of audio that were done.
 
     Raises:
-        ValueError: no manifest, an utterance without text, or a file that cannot be read.
+        ValueError: no manifest, an utterance without text, no words in any of them, or a file that cannot be read.
     """
     utterances = read_utterances(manifest)
     for utterance in utterances:
         if utterance.text is None:
             raise ValueError(f"{manifest}: {utterance.id} has no `text` to compare with")
+    if not any(normalize_text(utterance.text or "") for utterance in utterances):
+        raise ValueError(f"{manifest}: must hold an utterance whose `text` has words, got none in {len(utterances)}")
     spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
     found = []
     for place, passages in recognizer.passages_iter(spans):

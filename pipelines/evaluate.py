@@ -147,7 +147,8 @@ def evaluate(
         on_progress: called with the seconds of audio that were done.
 
     Raises:
-        ValueError: a negative `num_worst`, no manifest, an utterance without text, or no file that could be read.
+        ValueError: a negative `num_worst`, no manifest, an utterance without text, no words in any of them,
+            or no file that could be read.
     """
     if num_worst < 0:
         raise ValueError(f"`num_worst` must not be negative, got {num_worst}.")
@@ -155,6 +156,8 @@ def evaluate(
     for utterance in utterances:
         if utterance.text is None:
             raise ValueError(f"{manifest}: {utterance.id} has no `text` to score against")
+    if utterances and not any(normalize_text(utterance.text or "") for utterance in utterances):
+        raise ValueError(f"{manifest}: must hold an utterance whose `text` has words, got none in {len(utterances)}")
     spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
     scored: dict[int, ScoredUtterance] = {}
     failures = []

@@ -1,6 +1,7 @@
 """What the command line is given -> recordings, and where the result of each is written."""
 
 import glob
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,20 +36,24 @@ def find_recordings(inputs: Sequence[str]) -> list[Recording]:
     Raises:
         ValueError: an input that is not there, a folder or pattern without audio, or a manifest that breaks its format.
     """
-    found: dict[tuple[str, float], Recording] = {}
+    found: dict[tuple[str, Span], Recording] = {}
     for item in inputs:
         for recording in _expand(item):
-            found.setdefault((recording.name, recording.audio.offset_seconds), recording)
+            found.setdefault((recording.name, recording.audio), recording)
     return list(found.values())
 
 
 def _expand(item: str) -> Iterable[Recording]:
     path = Path(item)
     if item.endswith(_MANIFESTS) and path.is_file():
-        for utterance in read_utterances(path):
+        utterances = read_utterances(path)
+        if not utterances:
+            raise ValueError(f"{item}: holds no recordings")
+        for utterance in utterances:
             span = Span(utterance.audio_path, utterance.offset_seconds, utterance.duration_seconds)
             stem = utterance.id.strip("/").replace("..", "_")
-            yield Recording(utterance.id, span, os.path.splitext(stem)[0], stem)
+            short = stem if utterance.offset_seconds else os.path.splitext(stem)[0]
+            yield Recording(utterance.id, span, short, _longest(stem, span))
     elif path.is_dir():
         for file in find_audio_files([path]):
             inside = file.relative_to(path)
@@ -57,11 +62,22 @@ def _expand(item: str) -> Iterable[Recording]:
         files = sorted(match for match in glob.glob(item, recursive=True) if os.path.isfile(match))
         if not files:
             raise ValueError(f"{item}: no file matches the pattern")
-        yield from (Recording(file, Span(file), Path(file).stem, Path(file).name) for file in files)
+        parts = Path(item).parts
+        fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+        for match in files:
+            inside = Path(match).relative_to(fixed)
+            yield Recording(match, Span(match), str(inside.with_suffix("")), str(inside))
     elif path.exists():
         yield Recording(item, Span(path), path.stem, path.name)
     else:
         raise ValueError(f"{item}: no such file or folder")
+
+
+def _longest(stem: str, span: Span) -> str:
+    """A name that no other part of the same file has."""
+    if span.duration_seconds is None:
+        return stem
+    return f"{stem if span.offset_seconds else stem + '@0'}+{span.duration_seconds:g}"
 
 
 def output_files(recordings: Sequence[Recording], folder: Path, suffix: str) -> list[Path]:

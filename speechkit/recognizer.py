@@ -236,7 +236,10 @@ class Recognizer:
         """
         decoded: deque[tuple[list[Result], Future[list[Segment]]]] = deque()
         segments: dict[int, list[Segment]] = {}
-        batches = self._results(inputs, sample_rate_hz or self.sample_rate_hz, batch_seconds, num_workers)
+        if isinstance(inputs, str | os.PathLike):
+            raise ValueError(f"`inputs` must be a list of recordings, got {inputs!r} alone.")
+        rate = self.sample_rate_hz if sample_rate_hz is None else sample_rate_hz
+        batches = self._results(inputs, rate, batch_seconds, num_workers)
         with ThreadPoolExecutor(1) as pool, closing(batches):
             for results in batches:
                 passages = [item for _, item in results if isinstance(item, Passage)]
@@ -268,6 +271,8 @@ class Recognizer:
         self, inputs: Sequence[Input], rate: int, batch_seconds: float, num_workers: int
     ) -> Generator[list[Result], None, None]:
         """Of a batch at a time, its passages in order, and the ends of recordings and errors between them."""
+        if rate <= 0:
+            raise ValueError(f"`sample_rate_hz` must be positive, got {rate}.")
         if not batch_seconds > 0:
             raise ValueError(f"`batch_seconds` must be positive, got {batch_seconds}.")
         if num_workers < 1:
@@ -297,7 +302,7 @@ class Recognizer:
         """
         return RecognizerStream(
             self,
-            sample_rate_hz=sample_rate_hz or self.sample_rate_hz,
+            sample_rate_hz=self.sample_rate_hz if sample_rate_hz is None else sample_rate_hz,
             partial_seconds=partial_seconds,
             word_times=word_times,
         )

@@ -11,6 +11,7 @@ from speechkit.audio.files import AudioError
 
 _READ_BYTES = 1 << 16
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_COMPRESSED = (b"fLaC", b"OggS", b"ID3")
 
 
 class PCMFormat(NamedTuple):
@@ -58,6 +59,8 @@ def stream_pipe(pipe: BinaryIO, raw_format: PCMFormat) -> tuple[int, Iterator[np
     head = _read_exactly(pipe, 12)
     if not head:
         raise AudioError("-: standard input is empty")
+    if head.startswith(_COMPRESSED):
+        raise AudioError(f"-: compressed audio ({head[:4]!r}); pipe WAV or raw PCM, or give the file's name")
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         pcm, rest = _read_wav_header(pipe), b""
     else:

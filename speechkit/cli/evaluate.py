@@ -39,14 +39,17 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from speechkit.data.manifest import expand_path
+    from speechkit.data.manifest import expand_path, read_utterances
     from speechkit.pipelines.evaluate import evaluate
     from speechkit.pipelines.report import write_report
 
-    for path in filter(None, (arguments.json, arguments.html)):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)  # found unwritable before the work, not after it
-    recognizer = load_recognizer(arguments.bundle, arguments)
     manifest = expand_path(arguments.manifest)
+    read_utterances(manifest)  # what is wrong is found before the work, not after it
+    for path in map(Path, filter(None, (arguments.json, arguments.html))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise ValueError(f"{path}: must be a file to write to, got a folder")
+    recognizer = load_recognizer(arguments.bundle, arguments)
     with tqdm(unit=" s audio", disable=not sys.stderr.isatty()) as bar:
         result = evaluate(recognizer, manifest, num_worst=arguments.worst, on_progress=bar.update)
     _print(result)

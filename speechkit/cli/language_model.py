@@ -1,6 +1,7 @@
 """`speechkit lm train|mix|perplexity|tune`."""
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "tune",
         help="put a language model into a bundle, with the weights that suit a development set",
         description="Tries weights of the language model and bonuses for each word on a development set (never a test "
-        "set), and writes the language model and the best of them into the bundle.",
+        "set), and writes the language model and the best of them into the bundle, unless it does better greedily.",
     )
     tune.add_argument("bundle", metavar="BUNDLE", help="folder or .zip")
     tune.add_argument("manifest", metavar="MANIFEST", help="recordings with `text`")
@@ -117,7 +118,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from speechkit.bundle_files import read_bundle_files, update_decoding
-    from speechkit.data.manifest import expand_path
+    from speechkit.data.manifest import expand_path, read_utterances
     from speechkit.decoding.arpa import read_arpa
     from speechkit.pipelines.tune_lm import Trial, tune_lm
     from speechkit.recognizer import Recognizer
@@ -133,14 +134,19 @@ def _tune(arguments: argparse.Namespace) -> int:
     def report(trial: Trial) -> None:
         print(f"weight {trial.lm_weight:g}, bonus {trial.word_bonus:g}: WER {trial.wer:.2%}", flush=True)
 
+    manifest = expand_path(arguments.manifest)
+    read_utterances(manifest)  # found wrong before the model is loaded, not after it
     recognizer = Recognizer.load(
         arguments.bundle, device=arguments.device, use_language_model=False, trusted_packages=arguments.trust
     )
-    found = tune_lm(recognizer, model, expand_path(arguments.manifest), beam_size=arguments.beam, on_trial=report)
+    found = tune_lm(recognizer, model, manifest, beam_size=arguments.beam, on_trial=report)
     best = found.best
     print(
         f"best: weight {best.lm_weight:g}, bonus {best.word_bonus:g}: WER {best.wer:.2%}; greedy {found.greedy_wer:.2%}"
     )
+    if best.wer > found.greedy_wer:
+        print(f"speechkit lm: nothing is written into {arguments.bundle}: it does better greedily", file=sys.stderr)
+        return 1
     if not arguments.dry_run:
         weights = {"lm_weight": best.lm_weight, "word_bonus": best.word_bonus, "beam_size": arguments.beam}
         update_decoding(arguments.bundle, weights, language_model=content)

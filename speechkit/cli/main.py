@@ -109,7 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """The error's message; of a package that is not installed, how to install it."""
+    """The error's message, the file first; of a package that is not installed, how to install it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror.lower()}"
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         for extra, packages in _EXTRAS.items():

@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from speechkit.transcription import FORMATS
 
     recordings = find_recordings(arguments.inputs)
-    if arguments.out is None and arguments.format in ("srt", "vtt") and len(recordings) > 1:
+    if arguments.out is None and arguments.format in ("srt", "vtt", "tsv") and len(recordings) > 1:
         raise ValueError(f"--format {arguments.format} prints one recording only; give -o DIR for {len(recordings)}")
     start, heard = time.perf_counter(), 0.0
     with tqdm(total=len(recordings), unit=" files", disable=not sys.stderr.isatty()) as bar:
@@ -116,6 +116,10 @@ def _run_stream(arguments: argparse.Namespace) -> int:
 
     if arguments.format not in ("txt", "json"):
         raise ValueError(f"--format {arguments.format} needs a whole recording; standard input has txt and json")
+    if arguments.out is not None:
+        raise ValueError(f"-o must stand without `-`, whose text is printed as it is heard, got {arguments.out}")
+    if arguments.pcm_rate is not None and arguments.pcm_rate <= 0:
+        raise ValueError(f"--pcm-rate must be positive, got {arguments.pcm_rate}")
     recognizer = load_recognizer(arguments.model, arguments)
     print(f"listening; the model gives {recognizer.describe_latency()}", file=sys.stderr, flush=True)
     rate, pieces = stream_pipe(sys.stdin.buffer, PCMFormat(arguments.pcm_rate or recognizer.sample_rate_hz))

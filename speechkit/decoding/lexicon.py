@@ -38,9 +38,12 @@ class Lexicon:
         """Reads a UTF-8 file with a word at the beginning of each line; a spelling behind it is not needed.
 
         Raises:
-            ValueError: a line does not begin with a single word, or there is no word at all; the file is named.
+            ValueError: no UTF-8, a line that does not begin with a single word, or no word at all; the file is named.
         """
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: must be UTF-8 text ({error.reason})") from None
         words = [line.split()[0] for line in lines if line.strip()]
         try:
             return cls(words)

@@ -39,13 +39,16 @@ class RecognizerStream:
         self._joiner: PassageJoiner = recognizer.joiner()
         self._every = round(partial_seconds * recognizer.sample_rate_hz)
         self._fresh = 0  # samples since the last result
+        self._is_finished = False
 
     def push(self, samples: np.ndarray) -> list[StreamResult]:
         """Float samples (N,) in [-1, 1] -> results, in order; often none.
 
         Raises:
-            ValueError: not one-dimensional, not float, or not finite.
+            ValueError: not one-dimensional, not float, or not finite, or the stream is finished.
         """
+        self._check_open()
+        samples = np.asarray(samples)
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(f"`samples` must be floats of shape (N,), got {samples.dtype} of shape {samples.shape}.")
         if not np.isfinite(samples).all():
@@ -58,11 +61,21 @@ class RecognizerStream:
         return results
 
     def finish(self) -> list[StreamResult]:
-        """The results that waited for more, at the end of the stream."""
+        """The results that waited for more, at the end of the stream, which takes no more then.
+
+        Raises:
+            ValueError: the stream is finished.
+        """
+        self._check_open()
+        self._is_finished = True
         segments = [*self._segmenter.push(self._resampler.finish()), *self._segmenter.finish()]
         results = self._final(segments)
         rest = self._recognizer.decode(self._joiner.finish(), word_times=self._word_times)
         return results + [StreamResult(segment, True) for segment in rest]
+
+    def _check_open(self) -> None:
+        if self._is_finished:
+            raise ValueError("a stream that is finished takes no more; begin another one with `Recognizer.stream()`.")
 
     def _final(self, segments: list[AudioSegment]) -> list[StreamResult]:
         if not segments:

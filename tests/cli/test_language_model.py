@@ -135,7 +135,7 @@ def test_output_that_cannot_be_written_is_one_line(
     assert main(["lm", "train", text, "-o", str(tmp_path)]) == 2
     assert f"speechkit lm: {tmp_path}: is a folder" in capsys.readouterr().err
     assert main(["lm", "train", text, "-o", f"{text}/lm.arpa"]) == 2
-    assert re.search(r"speechkit lm: \[Errno \d+\] .*text\.txt", capsys.readouterr().err)
+    assert re.search(r"speechkit lm: .*text\.txt.*: ", capsys.readouterr().err)
 
 
 def test_text_is_not_a_language_model(text: str, capsys: pytest.CaptureFixture[str]) -> None:

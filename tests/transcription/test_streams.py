@@ -58,3 +58,12 @@ def test_wrong_samples(recognizer: Recognizer) -> None:
         recognizer.stream(partial_seconds=0)
     with pytest.raises(ValueError, match="`sample_rate_hz` must be positive, got -1"):
         recognizer.stream(sample_rate_hz=-1)
+
+
+def test_a_finished_stream_takes_no_more(recognizer: Recognizer, say: Say) -> None:
+    stream = recognizer.stream()
+    stream.push(say([0.5, "low", 0.3]))
+    stream.finish()
+    for call in (lambda: stream.push(say([0.3])), stream.finish):
+        with pytest.raises(ValueError, match="finished takes no more"):
+            call()

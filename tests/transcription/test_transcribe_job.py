@@ -116,6 +116,28 @@ def test_names_do_not_depend_on_the_order(talks: Path) -> None:
     assert len(set(forward.values())) == 5
 
 
+def test_parts_of_one_file_are_told_apart(talks: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"audio_filepath": "long.wav"},
+        {"audio_filepath": "long.wav", "duration": 0.6},
+        {"audio_filepath": "long.wav", "offset": 0.7},
+        {"audio_filepath": "long.wav", "offset": 0.7, "duration": 0.5},
+    ]
+    manifest = talks / "many.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    recordings = find_recordings([str(manifest)])
+    names = [target.name for target in output_files(recordings, Path("out"), "txt")]
+    assert names == ["long.wav.txt", "long.wav@0+0.6.txt", "long.wav@0.7.txt", "long.wav@0.7+0.5.txt"]
+    manifest.write_text(json.dumps(rows[2]))
+    assert [target.name for target in output_files(find_recordings([str(manifest)]), Path("out"), "txt")] == [names[2]]
+
+
+def test_a_pattern_keeps_its_folders(talks: Path, run: Callable[..., int]) -> None:
+    assert run(f"{talks}/talks/**/a.wav", "-o", talks / "out") == 0
+    files = sorted(file.relative_to(talks / "out").as_posix() for file in (talks / "out").rglob("*.txt"))
+    assert files == ["a.txt", "deep/a.txt"]
+
+
 def test_two_recordings_of_one_name_are_refused(
     talks: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,8 +148,9 @@ def test_two_recordings_of_one_name_are_refused(
 def test_subtitles_of_several_are_not_printed(
     talks: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(talks / "talks", "--format", "srt") == 2
-    assert "give -o DIR" in capsys.readouterr().err
+    for kind in ("srt", "vtt", "tsv"):
+        assert run(talks / "talks", "--format", kind) == 2
+        assert "give -o DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("item", ["nothing.wav", "nothing/*.wav"])
@@ -139,7 +162,15 @@ def test_what_is_not_there(run: Callable[..., int], item: str, capsys: pytest.Ca
 def test_a_folder_that_cannot_be_made(talks: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     (talks / "file").touch()
     assert run(talks / "talks", "-o", talks / "file" / "out") == 2
-    assert "file" in capsys.readouterr().err
+    assert f"{talks}/file/out: not a directory" in capsys.readouterr().err
+    assert run(talks / "talks", "-o", talks / "file") == 2
+    assert f"{talks}/file: must be a folder" in capsys.readouterr().err
+
+
+def test_an_empty_manifest(talks: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    (talks / "empty.jsonl").touch()
+    assert run(talks / "empty.jsonl") == 2
+    assert "empty.jsonl: holds no recordings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["wav", "pcm"])
@@ -165,3 +196,22 @@ def test_standard_input_is_alone(run: Callable[..., int], capsys: pytest.Capture
     assert "must be the only input" in capsys.readouterr().err
     assert run("-", "--format", "srt") == 2
     assert "needs a whole recording" in capsys.readouterr().err
+    assert run("-", "-o", "out") == 2
+    assert "-o must stand without `-`" in capsys.readouterr().err
+    assert run("-", "--pcm-rate", "0") == 2
+    assert "--pcm-rate must be positive, got 0" in capsys.readouterr().err
+
+
+def test_compressed_standard_input(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"fLaC" + bytes(100))))
+    assert run("-") == 2
+    assert "-: compressed audio (b'fLaC'); pipe WAV or raw PCM" in capsys.readouterr().err
+
+
+def test_one_path_is_no_list(recognizer: Recognizer) -> None:
+    with pytest.raises(ValueError, match=r"`inputs` must be a list of recordings, got 'a\.wav' alone"):
+        recognizer.transcribe("a.wav")
+    with pytest.raises(ValueError, match="`sample_rate_hz` must be positive, got 0"):
+        recognizer.transcribe([np.zeros(RATE, dtype=np.float32)], sample_rate_hz=0)

@@ -9,9 +9,11 @@ import pytest
 import soundfile
 
 from speechkit import Recognizer
-from speechkit.decoding import train_kneser_ney
+from speechkit.cli.main import main
+from speechkit.decoding import train_kneser_ney, write_arpa
+from speechkit.pipelines import tune_lm as tuning
 from speechkit.pipelines.calibrate import calibrate
-from speechkit.pipelines.tune_lm import tune_lm
+from speechkit.pipelines.tune_lm import Trial, Tuning, tune_lm
 
 RATE = 8000
 
@@ -48,6 +50,30 @@ def test_a_language_model_fills_in_what_is_not_heard(recognizer: Recognizer, man
     assert found.greedy_wer > 0.1
     assert found.best.wer < found.greedy_wer
     assert found.best.wer == min(trial.wer for trial in trials)
+
+
+@pytest.mark.parametrize("texts", [[], ["...", ""]], ids=["empty", "no words"])
+def test_nothing_to_tune_on(texts: list[str], recognizer: Recognizer, manifest: Path, tmp_path: Path) -> None:
+    wordless = tmp_path / "wordless.jsonl"
+    wordless.write_text("".join(json.dumps({"audio_filepath": "0.wav", "text": text}) + "\n" for text in texts))
+    with pytest.raises(ValueError, match=r"wordless\.jsonl: must hold an utterance whose `text` has words, got none"):
+        tune_lm(recognizer, train_kneser_ney(["low high"] * 5, order=2), wordless)
+
+
+def test_a_language_model_that_harms_is_not_written(
+    recognizer: Recognizer,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_arpa(train_kneser_ney(["high"] * 5, order=2), tmp_path / "lm.arpa")
+    monkeypatch.setattr(Recognizer, "load", lambda *arguments, **options: recognizer)
+    monkeypatch.setattr(tuning, "tune_lm", lambda *arguments, **options: Tuning(0.0, [Trial(0.5, 0.0, 0.1)]))
+    before = sorted(tmp_path.iterdir())
+    assert main(["lm", "tune", str(tmp_path), str(manifest), "--lm", str(tmp_path / "lm.arpa")]) == 1
+    assert f"nothing is written into {tmp_path}: it does better greedily" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_what_cannot_be_tuned_on(recognizer: Recognizer, manifest: Path, tmp_path: Path) -> None:
