@@ -25,11 +25,11 @@ BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", flags=re.MULTILINE | re.
 
 
 def write_material(folder: Path, make_tone: Callable[..., Path]) -> None:
-    """What the pages assume to be there: a corpus, other layouts, a book, the recipes small.yaml and gru.yaml."""
+    """What the pages assume to be there: a corpus, other layouts, a book, the recipes small.yaml and lstm.yaml."""
     (folder / "scripts").symlink_to(ROOT / "scripts")
     small = (ROOT / "tests" / "pipelines" / "small.yaml").read_text().replace("$SPEECHKIT_TEST", "corpus")
     (folder / "small.yaml").write_text(small)
-    (folder / "gru.yaml").write_text((ROOT / "tests" / "docs" / "gru.yaml").read_text())
+    (folder / "lstm.yaml").write_text((ROOT / "tests" / "docs" / "lstm.yaml").read_text())
     for name, count in (("train", 8), ("dev", 2), ("unlabelled", 4)):
         rows = []
         for place in range(count):

@@ -207,7 +207,7 @@ def wrong_calls(corpus: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]
         "no checkpoint": ([*finetune, "--ckpt", "last"], "--ckpt last"),
         "a bundle of another version": (["transcribe", "--model", str(broken), str(corpus)], "bundle format 99"),
         "no bundle": (["transcribe", "--model", str(tmp_path / "none"), str(corpus)], "none: no such bundle"),
-        "no input": (["evaluate", str(tmp_path / "none"), "missing.jsonl"], "no such bundle"),
+        "no input": (["evaluate", str(tmp_path / "none"), "missing.jsonl"], "missing.jsonl: no such manifest"),
         "an unset variable": ([*finetune, "data.train=[$NO_SUCH_FOLDER/a.jsonl]"], "NO_SUCH_FOLDER"),
         "dimensions that do not meet": ([*finetune, "model.encoder.init_args.input_dim=21"], "input_dim"),
     }
