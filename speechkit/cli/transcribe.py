@@ -42,7 +42,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--batch-seconds", type=float, default=60.0, metavar="S", help="audio in a batch (%(default)s)")
     add_bundle_arguments(parser)
     parser.add_argument(
-        "--nbest", type=int, default=1, metavar="N", help="texts of each segment, in json (%(default)s)"
+        "--nbest", type=int, default=1, metavar="N", help="texts of each segment, in json, of a search (%(default)s)"
     )
     add_decoding_arguments(parser)
     pipe = parser.add_argument_group("standard input")
@@ -61,6 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print("model: digits, of the wheel (the words zero to nine); --model BUNDLE takes another", file=sys.stderr)
     if arguments.inputs == ["-"]:
         return _run_stream(arguments)
+    if arguments.nbest < 1:
+        raise ValueError(f"--nbest must be at least 1, got {arguments.nbest}")
     if arguments.nbest > 1 and arguments.format != "json":
         raise ValueError(f"--nbest needs --format json, got {arguments.format}")
     if "-" in arguments.inputs:

@@ -167,6 +167,11 @@ def test_a_folder_that_cannot_be_made(talks: Path, run: Callable[..., int], caps
     assert f"{talks}/file: must be a folder" in capsys.readouterr().err
 
 
+def test_no_text_at_all(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("a.wav", "--nbest", "0") == 2
+    assert "--nbest must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_an_empty_manifest(talks: Path, run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     (talks / "empty.jsonl").touch()
     assert run(talks / "empty.jsonl") == 2
