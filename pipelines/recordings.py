@@ -52,8 +52,8 @@ def _expand(item: str) -> Iterable[Recording]:
         for utterance in utterances:
             span = Span(utterance.audio_path, utterance.offset_seconds, utterance.duration_seconds)
             stem = utterance.id.strip("/").replace("..", "_")
-            short = stem if utterance.offset_seconds else os.path.splitext(stem)[0]
-            yield Recording(utterance.id, span, short, _longest(stem, span))
+            part = _part(stem, span)
+            yield Recording(utterance.id, span, part if span.offset_seconds else os.path.splitext(stem)[0], part)
     elif path.is_dir():
         for file in find_audio_files([path]):
             inside = file.relative_to(path)
@@ -73,7 +73,7 @@ def _expand(item: str) -> Iterable[Recording]:
         raise ValueError(f"{item}: no such file or folder")
 
 
-def _longest(stem: str, span: Span) -> str:
+def _part(stem: str, span: Span) -> str:
     """A name that no other part of the same file has."""
     if span.duration_seconds is None:
         return stem

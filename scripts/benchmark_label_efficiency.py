@@ -27,6 +27,7 @@ from typing import Any
 
 import soundfile
 import yaml
+from benchmark_recipes import join_manifests
 from digit_strings import STRANGERS, make_strings
 
 from speechkit.audio import load_audio
@@ -146,23 +147,14 @@ def write_encoder(out: Path, recipe: str) -> Path:
     return path
 
 
-def join_manifests(out: Path, split: str) -> Path:
-    """A split of all labelled corpora -> one manifest."""
-    with (out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
-        for corpus in LABELLED:
-            for line in (DATA / corpus / f"{split}.jsonl").read_text("utf-8").splitlines():
-                row = json.loads(line)
-                row["audio_filepath"] = str(DATA.resolve() / corpus / row["audio_filepath"])
-                file.write(json.dumps(row) + "\n")
-    return out / f"{split}.jsonl"
-
-
 def measure_read(
     runs: Path, jobs: int, seeds: Sequence[int], epochs: int, precision: str, objectives: Sequence[str], text: Path
 ) -> dict[str, Any]:
     """Every objective with 10 minutes of labels, the best one with 30 and with all."""
     runs.mkdir(parents=True, exist_ok=True)
-    splits = {split: join_manifests(runs, split) for split in ("dev", "test")}
+    splits = {split: runs / f"{split}.jsonl" for split in ("dev", "test")}
+    for split, manifest in splits.items():
+        join_manifests([f"{corpus}/{split}" for corpus in LABELLED], manifest)
     english = runs / "english.arpa.gz"
     if not english.exists():
         texts = sorted(map(str, text.glob("*.txt")))
