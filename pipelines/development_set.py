@@ -1,12 +1,27 @@
-"""A recogniser and a development set -> what was said, and the logits of what the recogniser heard: for tuning."""
+"""Recordings with their text; and what was said, with the logits of what a recogniser heard: for tuning."""
 
 import os
 from collections.abc import Callable
 from typing import Any
 
-from speechkit.data import read_utterances
+from speechkit.data import Utterance, read_utterances
 from speechkit.recognizer import Passage, Recognizer, Span
 from speechkit.text import normalize_text
+
+
+def read_transcribed(manifest: str | os.PathLike[str]) -> list[Utterance]:
+    """Utterances that can be scored.
+
+    Raises:
+        ValueError: no manifest, an utterance without text, or no words in any of them.
+    """
+    utterances = read_utterances(manifest)
+    for utterance in utterances:
+        if utterance.text is None:
+            raise ValueError(f"{manifest}: {utterance.id} has no `text` to compare with")
+    if not any(normalize_text(utterance.text or "") for utterance in utterances):
+        raise ValueError(f"{manifest}: must hold an utterance whose `text` has words, got none in {len(utterances)}")
+    return utterances
 
 
 def read_development_set(
@@ -25,12 +40,7 @@ def read_development_set(
     Raises:
         ValueError: no manifest, an utterance without text, no words in any of them, or a file that cannot be read.
     """
-    utterances = read_utterances(manifest)
-    for utterance in utterances:
-        if utterance.text is None:
-            raise ValueError(f"{manifest}: {utterance.id} has no `text` to compare with")
-    if not any(normalize_text(utterance.text or "") for utterance in utterances):
-        raise ValueError(f"{manifest}: must hold an utterance whose `text` has words, got none in {len(utterances)}")
+    utterances = read_transcribed(manifest)
     spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
     found = []
     for place, passages in recognizer.passages_iter(spans):

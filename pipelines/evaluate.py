@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from speechkit.data import Utterance, read_utterances
+from speechkit.data import Utterance
 from speechkit.decoding import (
     AlignedWord,
     Confusions,
@@ -17,6 +17,7 @@ from speechkit.decoding import (
     count_errors,
     error_rate,
 )
+from speechkit.pipelines.development_set import read_transcribed
 from speechkit.recognizer import Recognizer, Span, Transcript
 from speechkit.text import normalize_text
 
@@ -152,12 +153,7 @@ def evaluate(
     """
     if num_worst < 0:
         raise ValueError(f"`num_worst` must not be negative, got {num_worst}.")
-    utterances = read_utterances(manifest)
-    for utterance in utterances:
-        if utterance.text is None:
-            raise ValueError(f"{manifest}: {utterance.id} has no `text` to score against")
-    if utterances and not any(normalize_text(utterance.text or "") for utterance in utterances):
-        raise ValueError(f"{manifest}: must hold an utterance whose `text` has words, got none in {len(utterances)}")
+    utterances = read_transcribed(manifest)
     spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
     scored: dict[int, ScoredUtterance] = {}
     failures = []

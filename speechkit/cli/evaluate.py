@@ -39,12 +39,13 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from speechkit.data.manifest import expand_path, read_utterances
+    from speechkit.data.manifest import expand_path
+    from speechkit.pipelines.development_set import read_transcribed
     from speechkit.pipelines.evaluate import evaluate
     from speechkit.pipelines.report import write_report
 
     manifest = expand_path(arguments.manifest)
-    read_utterances(manifest)  # what is wrong is found before the work, not after it
+    read_transcribed(manifest)  # what is wrong is found before the work, not after it
     for path in map(Path, filter(None, (arguments.json, arguments.html))):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

@@ -118,8 +118,9 @@ def _tune(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from speechkit.bundle_files import read_bundle_files, update_decoding
-    from speechkit.data.manifest import expand_path, read_utterances
+    from speechkit.data.manifest import expand_path
     from speechkit.decoding.arpa import read_arpa
+    from speechkit.pipelines.development_set import read_transcribed
     from speechkit.pipelines.tune_lm import Trial, tune_lm
     from speechkit.recognizer import Recognizer
 
@@ -135,7 +136,7 @@ def _tune(arguments: argparse.Namespace) -> int:
         print(f"weight {trial.lm_weight:g}, bonus {trial.word_bonus:g}: WER {trial.wer:.2%}", flush=True)
 
     manifest = expand_path(arguments.manifest)
-    read_utterances(manifest)  # found wrong before the model is loaded, not after it
+    read_transcribed(manifest)  # found wrong before the model is loaded, not after it
     recognizer = Recognizer.load(
         arguments.bundle, device=arguments.device, use_language_model=False, trusted_packages=arguments.trust
     )
