@@ -37,6 +37,7 @@ from speechkit.pipelines.recipes import find_recipe, read_recipe
 
 _RECORDED_PACKAGES = ("torch", "torchaudio", "lightning", "lhotse", "numpy", "soundfile", "soxr", "sentencepiece")
 _CMVN_SECONDS = 3600.0  # of audio that global statistics are taken from
+_log = logging.getLogger(__name__)
 
 
 class TrainingCLI(LightningCLI):
@@ -49,6 +50,15 @@ class TrainingCLI(LightningCLI):
             task = self._model_class
             parser.add_argument("--task", default=f"{task.__module__}.{task.__qualname__}", help="class to train")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config.trainer
+        if str(trainer.precision).startswith("bf16") and _trains_on_cpu(trainer.accelerator) and not _has_bfloat16():
+            _log.warning(
+                "trainer.precision %s: this processor computes in bfloat16 many times slower; training in 32-true",
+                trainer.precision,
+            )
+            trainer.precision = "32-true"
 
 
 def parse(
@@ -204,6 +214,15 @@ def _launched_processes() -> tuple[int, int]:
             raise ValueError("SLURM's --ntasks-per-node must be given, one task a GPU; --ntasks alone will not do")
         return int(environment["SLURM_NTASKS_PER_NODE"]), int(environment["SLURM_NNODES"])
     return 1, 1
+
+
+def _trains_on_cpu(accelerator: Any) -> bool:
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+
+
+def _has_bfloat16() -> bool:
+    """Whether oneDNN, which computes torch's layers on a CPU, says so: AVX-512 on x86, bf16 instructions on ARM."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _share_cores(cli: TrainingCLI) -> None:

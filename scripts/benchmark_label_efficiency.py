@@ -4,8 +4,8 @@
 minutes of it with and without, and writes benchmarks/results/label_efficiency.{json,md} and
 docs/label-efficiency.png. Read sentences are recognised as phonemes, and decoded with trigrams of English at large
 (--text: what scripts/general_text.py wrote), whose weight each run chooses on the development sets. Trainings of one
-thread run side by side (`--jobs`). What is in the run folder already is not done again, and what was interrupted goes
-on; delete a run's folder to repeat it.
+thread run side by side (`--jobs`). A fine-tuning whose row is in the JSON is not done again, nor is what is in the run
+folder, and what was interrupted goes on; delete both to repeat it.
 """
 
 import argparse
@@ -17,9 +17,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ import soundfile
 import yaml
 from benchmark_recipes import join_manifests
 from digit_strings import STRANGERS, make_strings
+from label_efficiency_report import Row, mean, plot, write_table
 
 from speechkit.audio import load_audio
 
@@ -37,13 +39,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 DATA = Path(os.environ.setdefault("SPEECHKIT_DATA", str(ROOT.parent / "shared" / "data")))
 CORPORA = ("libri-unlabelled", "arctic", "speechocean")
 LABELLED = ("arctic", "speechocean")
-OBJECTIVES = {  # recipe of pretraining -> the recipe whose encoder, without a start, it is held against
-    "cpc": "cpc",
-    "wav2vec": "wav2vec",
-    "vq_wav2vec": "vq_wav2vec",
-    "wav2vec2_tiny": "wav2vec2_tiny",
-}
-Row = dict[str, Any]
+LABELS = ("10", "30", "all")  # minutes
+ENVIRONMENT = ("command", "date", "machine", "versions")
+OBJECTIVES = {"cpc": 16, "wav2vec": 10, "vq_wav2vec": 10, "wav2vec2_tiny": 10}  # recipe -> epochs in about an hour
 
 
 def speechkit(log: Path, *arguments: str) -> None:
@@ -148,9 +146,17 @@ def write_encoder(out: Path, recipe: str) -> Path:
 
 
 def measure_read(
-    runs: Path, jobs: int, seeds: Sequence[int], epochs: int, precision: str, objectives: Sequence[str], text: Path
-) -> dict[str, Any]:
-    """Every objective with 10 minutes of labels, the best one with 30 and with all."""
+    runs: Path,
+    jobs: int,
+    seeds: Sequence[int],
+    precision: str,
+    objectives: Sequence[str],
+    labels: Sequence[str],
+    text: Path,
+    before: Mapping[str, Any],
+    save: Callable[[dict[str, Any]], None],
+) -> None:
+    """Every objective with 10 minutes of labels, the best one with 30 and with all; saved row by row."""
     runs.mkdir(parents=True, exist_ok=True)
     splits = {split: runs / f"{split}.jsonl" for split in ("dev", "test")}
     for split, manifest in splits.items():
@@ -163,64 +169,76 @@ def measure_read(
         speechkit(runs / "english.txt", "lm", "train", *texts, "--prune", "0", "0", "1", "-o", str(english))
     manifests = decode_audio(runs / "decoded")
     everything = json.dumps(list(map(str, manifests.values())))
+    result = {"pretraining": {}, "runs": [], **before}
+    rows: list[Row] = result["runs"]
+    saving = threading.Lock()
 
-    def pretrain(objective: str) -> Path:
+    def pretrain(objective: str) -> None:
+        out = runs / f"pretrained-{objective}"
+        epochs = OBJECTIVES[objective]
         options = [f"data.train={everything}", f"trainer.max_epochs={epochs}", f"trainer.precision={precision}"]
-        return train(runs / f"pretrained-{objective}", "pretrain", "--config", objective, *options)
+        train(out, "pretrain", "--config", objective, *options)
+        with saving:
+            seconds = sum(json.loads((out / "seconds.json").read_text()))
+            result["pretraining"][objective] = {"epochs": epochs, "precision": precision, "seconds": seconds}
+            save(result)
 
-    def finetune(labels: str, objective: str, seed: int, *, pretrained: bool) -> Row:
-        recipe = objective if pretrained else OBJECTIVES[objective]
-        start = objective if pretrained else "scratch"
-        out = runs / f"{labels}-{recipe}-{'pretrained' if pretrained else 'scratch'}-{seed}"
-        options = [f"model.encoder_from={runs / f'pretrained-{objective}' / 'bundle'}"] if pretrained else []
+    def finetune(labels: str, objective: str, start: str, seed: int, pretrained: Future[None] | None = None) -> None:
+        if pretrained is not None:
+            pretrained.result()
+        out = runs / f"{labels}-{objective}-{start}-{seed}"
+        options = []
+        if start == "pretrained":
+            options += [f"model.encoder_from={runs / f'pretrained-{objective}' / 'bundle'}"]
         if labels == "all":
             train_sets = [str(manifests[corpus]) for corpus in LABELLED]
             options += ["trainer.max_epochs=12", "data.batch_seconds=36"]  # see the whole as often as is affordable
         else:
             train_sets = [str(write_labels(runs / f"labels-{labels}", int(labels), manifests))]
-        overlay = write_encoder(runs, recipe)
+        overlay = write_encoder(runs, objective)
         configs = [part for name in ("read_phonemes", "few_labels", str(overlay)) for part in ("--config", name)]
         options += [f"seed_everything={seed}", f"data.train={json.dumps(train_sets)}", f"trainer.precision={precision}"]
         bundle = train(out, "finetune", *configs, *options)
         if not (bundle / "lm.arpa").exists():
             tuning = ["lm", "tune", str(bundle), str(splits["dev"]), "--lm", str(english), "--beam", "20"]
             speechkit(out / "log.txt", *tuning)
-        row: Row = {"labels": labels, "encoder": recipe, "start": start, "seed": seed}
+        row: Row = {"labels": labels, "encoder": objective, "start": start, "seed": seed}
         for split, manifest in splits.items():
             row |= score_corpora(bundle, split, manifest)
         print(json.dumps({key: row[key] for key in ("labels", "encoder", "start", "seed", "test")}), flush=True)
-        return row
+        with saving:
+            rows.append(row)
+            rows.sort(key=place_in_table)
+            save(result)
 
-    side_by_side(jobs, [partial(pretrain, name) for name in objectives])
-    few = [
-        partial(finetune, "10", name, seed, pretrained=pretrained)
-        for seed in seeds
-        for name in objectives
-        for pretrained in (False, True)
-    ]
-    rows = side_by_side(jobs, few)
-    best = min(objectives, key=lambda name: mean(rows, "10", name, name, "dev", "cer"))
-    more = [
-        partial(finetune, labels, best, seeds[0], pretrained=pretrained)
-        for labels in ("30", "all")
-        for pretrained in (False, True)
-    ]
-    rows += side_by_side(jobs, more)
-    timings = {name: runs / f"pretrained-{name}" / "seconds.json" for name in objectives}
-    seconds = {name: sum(json.loads(path.read_text())) for name, path in timings.items() if path.exists()}
-    pretraining = {"epochs": epochs, "precision": precision, "seconds": seconds}
-    return {"best_on_dev": best, "pretraining": pretraining, "runs": rows}
+    def fill(labels: str, objectives: Iterable[str], seeds: Sequence[int]) -> None:
+        """Trains what has no row yet, from scratch first: that need not wait for pretraining."""
+        done = {(row["labels"], row["encoder"], row["start"], row["seed"]) for row in rows}
+        wanted = [(start, name, seed) for start in ("scratch", "pretrained") for name in objectives for seed in seeds]
+        missing = [(start, name, seed) for start, name, seed in wanted if (labels, name, start, seed) not in done]
+        with ThreadPoolExecutor(jobs) as pool:
+            needed = dict.fromkeys(name for start, name, _ in missing if start == "pretrained")
+            pretrained = {name: pool.submit(pretrain, name) for name in needed}
+            waits = [pretrained[name] if start == "pretrained" else None for start, name, _ in missing]
+            for future in [
+                pool.submit(finetune, labels, name, start, seed, wait)
+                for (start, name, seed), wait in zip(missing, waits, strict=True)
+            ]:
+                future.result()
+
+    if "10" in labels:
+        fill("10", objectives, seeds)
+    best = min({row["encoder"] for row in rows}, key=lambda name: mean(rows, "10", name, "pretrained", "dev", "cer"))
+    result["best_on_dev"] = best
+    save(result)
+    for count in labels:
+        if count != "10":
+            fill(count, [best], seeds[:1])
 
 
-def mean(rows: Sequence[Row], labels: str, encoder: str, start: str, test: str, rate: str) -> float:
-    """Over seeds."""
-    return statistics.mean(values(rows, labels, encoder, start, test, rate))
-
-
-def values(rows: Sequence[Row], labels: str, encoder: str, start: str, test: str, rate: str) -> list[float]:
-    """Of each seed."""
-    chosen = {"labels": labels, "encoder": encoder, "start": start}
-    return [row[test][rate] for row in rows if all(row[key] == value for key, value in chosen.items())]
+def place_in_table(row: Row) -> tuple[int, str, bool, int]:
+    """By labels and encoder; from scratch first."""
+    return LABELS.index(row["labels"]), row["encoder"], row["start"] == "pretrained", row["seed"]
 
 
 def measure_strings(runs: Path, jobs: int, seeds: Sequence[int]) -> dict[str, Any]:
@@ -282,133 +300,48 @@ def probe(bundle: Path, manifest: Path, what: str, aligner: Path) -> dict[str, f
     }
 
 
-def write_table(result: dict[str, Any], folder: Path) -> None:
-    """label_efficiency.md from the JSON."""
-    lines = [
-        "# What pretraining is worth where few recordings have text",
-        "",
-        "Made by `scripts/benchmark_label_efficiency.py` from `label_efficiency.json`.",
-    ]
-    if "read" in result:
-        lines += ["", "## Read sentences (`arctic` and `speechocean`, both test sets together)", ""]
-        lines += ["Phonemes, decoded with trigrams of English at large, whose weight each run chose on `dev`.", ""]
-        lines += [
-            "| labels | encoder | start | seeds | CER % | WER % | CER arctic | CER speechocean | CER against scratch |"
-        ]
-        lines += ["|---|---|---|---|---|---|---|---|---|"]
-        rows = result["read"]["runs"]
-        for labels, encoder, start in dict.fromkeys((row["labels"], row["encoder"], row["start"]) for row in rows):
-            of = {
-                (test, rate): values(rows, labels, encoder, start, test, rate)
-                for test, rate in (
-                    ("test", "cer"),
-                    ("test", "wer"),
-                    ("arctic/test", "cer"),
-                    ("speechocean/test", "cer"),
-                )
-            }
-            change = ""
-            if start != "scratch":
-                scratch = mean(rows, labels, OBJECTIVES[start], "scratch", "test", "cer")
-                change = f"{100 * (statistics.mean(of['test', 'cer']) / scratch - 1):+.0f} %"
-            cells = [spread(numbers) for numbers in of.values()]
-            minutes = labels if labels == "all" else f"{labels} min"
-            count = len(of["test", "cer"])
-            lines.append(f"| {' | '.join([minutes, encoder, start, str(count), *cells, change])} |")
-        lines += ["", f"Best at 10 minutes on the development sets: {result['read']['best_on_dev']}."]
-    if "digit strings" in result:
-        strings = result["digit strings"]
-        lines += ["", "## Strings of digits, 10 minutes of labels of four speakers, greedily", ""]
-        lines += ["| start | seeds | WER % same speakers | WER % strangers |", "|---|---|---|---|"]
-        for start in ("scratch", "pretrained"):
-            rows = [row for row in strings["runs"] if row["start"] == start]
-            cells = [spread([row[test]["wer"] for row in rows]) for test in ("test", "unseen")]
-            lines.append(f"| {start} | {len(rows)} | {' | '.join(cells)} |")
-        fewer = [f"{100 * strings['relative_reduction_of_wer'][test]:.0f} %" for test in ("test", "unseen")]
-        lines.append(f"| fewer errors | | {' | '.join(fewer)} |")
-        lines += [
-            "",
-            "What frames tell of six speakers, two of them strangers (linear probes; ABX error, chance 50 %):",
-            "",
-        ]
-        lines += ["| frames | speaker % right | word % right | ABX within a speaker % | ABX across speakers % |"]
-        lines += ["|---|---|---|---|---|"]
-        for what, kept in strings["what_the_encoder_keeps"].items():
-            cells = [f"{100 * kept[key]:.1f}" for key in ("speaker", "word", "abx_within", "abx_across")]
-            lines.append(f"| {what} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"{result['machine']}, one thread a training, {result['date']}. `+-`: from least to largest seed, halved.",
-    ]
-    (folder / "label_efficiency.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def spread(numbers: Sequence[float]) -> str:
-    """Mean, and half of the range, in percent."""
-    text = f"{100 * statistics.mean(numbers):.1f}"
-    return text if len(numbers) == 1 else f"{text} +- {50 * (max(numbers) - min(numbers)):.1f}"
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """CER on the read sentences by labels and start, a dot a seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = result["read"]["runs"]
-    bars = list(dict.fromkeys((row["labels"], row["encoder"], row["start"]) for row in rows))
-    figure, axes = plt.subplots(figsize=(6.8, 0.32 * len(bars) + 1.0), layout="constrained")
-    for place, (labels, encoder, start) in enumerate(bars):
-        numbers = [100 * value for value in values(rows, labels, encoder, start, "test", "cer")]
-        color = "0.75" if start == "scratch" else "tab:blue"
-        axes.barh(place, statistics.mean(numbers), color=color, height=0.7)
-        axes.plot(numbers, [place] * len(numbers), "k.", markersize=4)
-    names = [f"{labels}{'' if labels == 'all' else ' min'}, {encoder}, {start}" for labels, encoder, start in bars]
-    axes.set_yticks(range(len(bars)), names, fontsize="small")
-    axes.invert_yaxis()
-    axes.set_xlabel("character error rate on read sentences, % (bar: mean; dot: a seed; grey: without pretraining)")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-
-
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=["read", "strings", []], metavar="PART", help="read, strings")
     parser.add_argument("--runs", type=Path, default=Path("runs/label-efficiency"), help="(%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(%(default)s)")
-    parser.add_argument("--epochs", type=int, default=16, help="of pretraining for read sentences (%(default)s)")
     parser.add_argument("--text", type=Path, default=Path("runs/general-text"), help="for read (%(default)s)")
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="for read (all)")
+    parser.add_argument("--labels", nargs="+", choices=LABELS, default=LABELS, help="minutes, for read (all)")
     parser.add_argument("--precision", default="32-true", help="of read sentences; bf16-mixed where the CPU has it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trainings at a time (%(default)s)")
     arguments = parser.parse_args()
     runs, path = arguments.runs.resolve(), RESULTS / "label_efficiency.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    result |= {
-        "command": " ".join(["python", *sys.argv]),
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {package: importlib.metadata.version(package) for package in ("torch", "lightning")},
-    }
-    for part in arguments.parts or ("read", "strings"):
-        if part == "read":
-            result["read"] = measure_read(
-                runs / "read",
-                arguments.jobs,
-                arguments.seeds,
-                arguments.epochs,
-                arguments.precision,
-                arguments.objectives,
-                arguments.text,
-            )
-        else:
-            result["digit strings"] = measure_strings(runs, arguments.jobs, arguments.seeds)
+
+    def save(part: str, measured: dict[str, Any]) -> None:
+        result[part] = {
+            "command": " ".join(["python", *sys.argv]),
+            "date": date.today().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "versions": {package: importlib.metadata.version(package) for package in ("torch", "lightning")},
+            **{key: value for key, value in measured.items() if key not in ENVIRONMENT},
+        }
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         write_table(result, RESULTS)
-    if "read" in result:
-        plot(result, ROOT / "docs" / "label-efficiency.png")
+        if "read" in result:
+            plot(result, ROOT / "docs" / "label-efficiency.png")
+
+    if "read" in (arguments.parts or ("read", "strings")):
+        measure_read(
+            runs / "read",
+            arguments.jobs,
+            arguments.seeds,
+            arguments.precision,
+            arguments.objectives,
+            arguments.labels,
+            arguments.text,
+            result.get("read", {}),
+            partial(save, "read"),
+        )
+    if "strings" in (arguments.parts or ("read", "strings")):
+        save("digit strings", measure_strings(runs, arguments.jobs, arguments.seeds))
 
 
 if __name__ == "__main__":
