@@ -15,10 +15,13 @@ r"""ARPA files of n-gram language models, as SRILM, KenLM and this package write
 A line holds log10 p(last word | words before), the words, and the log10 back-off weight where there is one.
 """
 
+import contextlib
 import gzip
 import math
 import os
 import re
+import sys
+import zlib
 from array import array
 from collections.abc import Iterator
 from itertools import islice
@@ -27,8 +30,9 @@ from typing import NoReturn
 
 import numpy as np
 
+from speechkit.decoding.arpa_kernel import read_regular
 from speechkit.decoding.ngram import UNKNOWN, EntryError, Level, NGram
-from speechkit.text.files import iterate_lines
+from speechkit.text.files import GZIP_MAGIC, iterate_lines
 
 _LN10 = math.log(10.0)
 _COUNT = re.compile(rb"ngram\s+(\d+)\s*=\s*(\d+)")
@@ -46,6 +50,12 @@ def read_arpa(path: str | os.PathLike[str], content: bytes | None = None) -> NGr
     Raises:
         ValueError: the file breaks the format; the message names file, line and rule.
     """
+    if content is None and str(path) == "-":
+        content = sys.stdin.buffer.read()
+    regular = read_regular(_text(path, content))
+    if regular is not None:
+        with contextlib.suppress(ValueError):  # what is wrong is said below, with its line
+            return NGram(_named_as_here(regular[0]), regular[1])
     lines = _Lines(path, content)
     counts = _read_counts(lines)
     word_ids: dict[bytes, int] = {}
@@ -58,9 +68,7 @@ def read_arpa(path: str | os.PathLike[str], content: bytes | None = None) -> NGr
     lines.check_is("\\end\\")
     if lines.skip_empty():
         lines.refuse("must have nothing after \\end\\")
-    words = [word.decode() for word in word_ids]
-    if UNKNOWN not in words and "<UNK>" in words:
-        words[words.index("<UNK>")] = UNKNOWN
+    words = _named_as_here([word.decode() for word in word_ids])
     try:
         return NGram(words, levels)
     except EntryError as error:
@@ -69,6 +77,20 @@ def read_arpa(path: str | os.PathLike[str], content: bytes | None = None) -> NGr
         raise ValueError(f"{path}:{number}: {error.rule}, got {got!r}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _text(path: str | os.PathLike[str], content: bytes | None) -> bytes:
+    """All of a file, unpacked; nothing where that fails, since reading it line by line says why."""
+    try:
+        content = Path(path).read_bytes() if content is None else content
+        return gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _named_as_here(words: list[str]) -> list[str]:
+    """SRILM's <unk> may be written <UNK>."""
+    return [UNKNOWN if word == "<UNK>" else word for word in words] if UNKNOWN not in words else words
 
 
 def write_arpa(ngram: NGram, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 def iterate_lines(path: str | os.PathLike[str], content: bytes | None = None) -> Iterator[bytes]:
@@ -30,7 +30,7 @@ def iterate_lines(path: str | os.PathLike[str], content: bytes | None = None) ->
                 file = io.BufferedReader(io.BytesIO(content))
             else:
                 file = sys.stdin.buffer if str(path) == "-" else stack.enter_context(open(path, "rb"))
-            is_compressed = file.peek(2)[:2] == _GZIP_MAGIC  # type: ignore[attr-defined]  # of a BufferedReader
+            is_compressed = file.peek(2)[:2] == GZIP_MAGIC  # type: ignore[attr-defined]  # of a BufferedReader
             lines: IO[bytes] = stack.enter_context(gzip.open(file)) if is_compressed else file
             for line in lines:
                 number += 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from speechkit.decoding import read_arpa, train_kneser_ney, write_arpa
+from speechkit.decoding.arpa_kernel import read_regular
 
 ARPA = """\\data\\
 ngram 1=5
@@ -87,6 +88,30 @@ def test_what_is_written_is_read_back_exactly(name: str, tmp_path: Path) -> None
     assert again.words == ngram.words
     assert all(map(np.array_equal, again.tables, ngram.tables))
     assert [file.name for file in (tmp_path / name).parent.iterdir()] == [Path(name).name]
+
+
+@pytest.mark.parametrize(
+    "number", ["-1e-05", "-.5", "-2.5E-3", "-0", "-3.", "-1e+1", "-0.30102999", "-12.3456789012345"]
+)
+def test_quick_and_careful_reading_agree(number: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_arpa(train_kneser_ney([*TEXTS, "größe a\u00a0b"]), path)
+    text = re.sub(r"ngram 2=(\d+)", lambda match: f"ngram 2={int(match[1]) + 1}", path.read_text("utf-8"))
+    text = text.replace("\\2-grams:\n", f"\\2-grams:\n{number}\t</s> <s>\t{number}\n")
+    path.write_text(text, "utf-8")
+    assert read_regular(text.encode()) is not None
+    quick = read_arpa(path)
+    monkeypatch.setattr("speechkit.decoding.arpa.read_regular", lambda content: None)
+    careful = read_arpa(path)
+    assert quick.words == careful.words
+    assert all(map(np.array_equal, quick.tables, careful.tables))
+
+
+@pytest.mark.parametrize("line", ["-0.4  <s> a\t-0.1", "-0.40000000000000000000\t<s> a\t-0.1", "-0.4\t<s> a\t-0.1 "])
+def test_unusual_lines_are_left_to_careful_reading(line: str, path: Path) -> None:
+    text = "\n".join([*LINES[:13], line, *LINES[14:]]) + "\n"
+    path.write_text(text)
+    assert read_regular(text.encode()) is None
+    assert in_log10(read_arpa(path).score(["a", "b", "c"])) == pytest.approx([-0.4, -0.05, -0.2 - 1.5, -0.7])
 
 
 def test_written_file_is_in_the_usual_form(path: Path) -> None:
