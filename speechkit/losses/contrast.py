@@ -122,7 +122,7 @@ def _against_positives(predictions: Tensor, latents: Tensor) -> tuple[Tensor, Te
     num_steps = predictions.shape[2]
     ahead = torch.arange(1, num_steps + 1, device=latents.device)
     future = F.pad(latents, (0, 0, 0, num_steps))
-    of_step = [  # products and sums: as matrices, one of 1 x D for each prediction, these take torch three times as long
+    of_step = [  # as products and sums: as a matrix product for each prediction they take three times as long
         (predicted * future[:, steps : steps + len(frame)]).sum(dim=-1)
         for steps, predicted in enumerate(predictions.unbind(2), start=1)
     ]
