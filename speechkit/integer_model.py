@@ -9,6 +9,7 @@ from speechkit.audio import AudioSegment
 from speechkit.runtime import IntegerNetwork, run_network
 from speechkit.runtime.front_end import IntegerFrontEnd, IntegerTables
 from speechkit.runtime.network import network_digest
+from speechkit.runtime.onnx_session import session_options
 
 ENGINES = ("onnxruntime", "reference")
 
@@ -90,11 +91,8 @@ def open_session(onnx: bytes, network: IntegerNetwork) -> Any:
         import onnxruntime
     except ImportError:
         raise ImportError("int8 bundles need onnxruntime: pip install 'speechkit[runtime]'") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # layers so small lose time in any other
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(onnx, session_options(), providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no class of their own
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model.int8.onnx cannot be read by onnxruntime {onnxruntime.__version__}: {reason}") from None
