@@ -2,9 +2,10 @@
 
 `python scripts/ablate.py --config digits --variants scripts/ablation/digits.yaml --seeds 5 --jobs 2` trains every
 variant of the file with every seed, for equally many steps, scores the bundles, and writes
-benchmarks/results/ablation_digits.{json,md} and docs/callbacks/ablation-digits.png. What is in the run folder is not
-done again, and what was interrupted goes on; delete a run's folder to repeat it. --only trains some variants; those
-that are whole, from whatever call, are in the table.
+benchmarks/results/ablation_digits.{json,md} and docs/callbacks/ablation-digits.png. What each training made of each
+utterance is a line of ablation_digits_runs.jsonl; what has one is not done again, and what was interrupted goes on from
+its run folder, so that an ablation may take days and several machines; delete both to repeat a training. --only trains
+some variants; those that are whole, from whatever call, are in the table.
 
 The file of variants has the keys
 
@@ -29,7 +30,8 @@ import os
 import platform
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,20 +60,15 @@ class Job(NamedTuple):
     sets: dict[str, str]  # name -> manifest
 
 
-def run_job(job: Job) -> str:
-    """Trains and scores, in a process that has imported everything already; returns a line on how it went."""
-    result = job.out / "result.json"
-    if result.exists():
-        return f"{job.out.name}: there"
+def run_job(job: Job) -> dict[str, Any]:
+    """Trains and scores, in a process that has imported everything already."""
     torch.set_num_threads(1)
     job.out.mkdir(parents=True, exist_ok=True)
     with (job.out / "log.txt").open("a", encoding="utf-8") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             scores, steps = _train_and_score(job)
     timing = json.loads((job.out / "seconds.json").read_text(encoding="utf-8"))
-    figures = {"variant": job.variant, "seed": job.seed, "steps": steps, "seconds": sum(timing), "sets": scores}
-    result.write_text(json.dumps(figures) + "\n", encoding="utf-8")
-    return f"{job.out.name}: {sum(timing):.0f} s"
+    return {"variant": job.variant, "seed": job.seed, "steps": steps, "seconds": sum(timing), "sets": scores}
 
 
 def _train_and_score(job: Job) -> tuple[dict[str, Any], int]:
@@ -258,21 +255,27 @@ def read_plan(path: Path) -> dict[str, Any]:
     return plan
 
 
-def finished_runs(jobs: list[Job]) -> dict[str, list[dict[str, Any]]]:
+def read_runs(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What was trained so far, by variant and seed."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    runs = [json.loads(line) for line in lines]
+    return {(run["variant"], run["seed"]): run for run in runs}
+
+
+def finished_runs(
+    runs: dict[tuple[str, int], dict[str, Any]], variants: Iterable[str], seeds: Sequence[int]
+) -> dict[str, list[dict[str, Any]]]:
     """Results of the variants of which every seed is there.
 
     Raises:
         ValueError: trainings of different lengths.
     """
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for name in dict.fromkeys(job.variant for job in jobs):
-        results = [job.out / "result.json" for job in jobs if job.variant == name]
-        if all(result.exists() for result in results):
-            runs[name] = [json.loads(result.read_text(encoding="utf-8")) for result in results]
-    steps = {run["steps"] for of_seeds in runs.values() for run in of_seeds}
+    whole = [name for name in variants if all((name, seed) in runs for seed in seeds)]
+    finished = {name: [runs[name, seed] for seed in seeds] for name in whole}
+    steps = {run["steps"] for of_seeds in finished.values() for run in of_seeds}
     if len(steps) > 1:
         raise ValueError(f"every training must have taken as many steps, got {sorted(steps)}.")
-    return runs
+    return finished
 
 
 def main() -> None:
@@ -295,13 +298,21 @@ def main() -> None:
         labels = write_labels(runs / "labels", plan["label_minutes"], decode_audio(runs / "decoded"))
         os.environ["SPEECHKIT_LABELS"] = str(labels.parent)
     seeds = list(range(1, arguments.seeds + 1))
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / f"ablation_{name}.json"
+    runs_path = path.with_name(f"ablation_{name}_runs.jsonl")
     jobs = plan_jobs(plan, arguments.config, runs, seeds)
+    done = read_runs(runs_path)
     chosen = [job for job in jobs if not arguments.only or job.variant in arguments.only]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for line in pool.map(run_job, chosen):
-            print(line, flush=True)
-    finished = finished_runs(jobs)
+        missing = [job for job in chosen if (job.variant, job.seed) not in done]
+        for future in as_completed([pool.submit(run_job, job) for job in missing]):
+            run = future.result()
+            with runs_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(run) + "\n")
+            print(f"{run['variant']}, seed {run['seed']}: {run['seconds']:.0f} s", flush=True)
+    finished = finished_runs(read_runs(runs_path), plan["variants"], seeds)
     baseline = next(iter(plan["variants"]))
     if baseline not in finished:
         raise SystemExit(f"no table: the variant {baseline}, which the others are held against, is not whole")
@@ -328,8 +339,6 @@ def main() -> None:
             for variant, of_seeds in finished.items()
         },
     }
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / f"ablation_{name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     write_table(result, path.with_suffix(".md"))
     plot(result, arguments.plots / f"ablation-{name}.png")

@@ -45,6 +45,21 @@ def test_a_variant_that_makes_the_same_errors_has_no_change(ablate: ModuleType) 
     assert rows["worse"]["wer_of_seeds"] == pytest.approx([6 / 12, 7 / 12])
 
 
+def test_only_whole_variants_are_compared(ablate: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    assert ablate.read_runs(path) == {}
+    trained = [("none", 1, 9), ("none", 2, 9), ("a", 1, 9)]
+    lines = [f'{{"variant": "{name}", "seed": {seed}, "steps": {steps}}}\n' for name, seed, steps in trained]
+    path.write_text("".join(lines))
+    runs = ablate.read_runs(path)
+    assert {name: len(of_seeds) for name, of_seeds in ablate.finished_runs(runs, ["none", "a"], [1, 2]).items()} == {
+        "none": 2
+    }
+    runs["a", 2] = {"steps": 8}
+    with pytest.raises(ValueError, match=r"as many steps, got \[8, 9\]"):
+        ablate.finished_runs(runs, ["none", "a"], [1, 2])
+
+
 def test_a_variant_may_name_others(ablate: ModuleType) -> None:
     variants = {"none": [], "a": [{"x": 1}], "b": [{"y": 2}], "both": ["a", "b"]}
     assert ablate.overlays_of(variants, "both") == [{"x": 1}, {"y": 2}]
