@@ -98,7 +98,7 @@ class _Tap(lightning.Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         def keep(module: Any, args: Any, output: tuple[Tensor, Tensor]) -> None:
-            if not self.features:
+            if pl_module.training and not self.features:
                 features, lengths = output
                 self.features = [x[:length].detach().clone() for x, length in zip(features, lengths, strict=True)]
 

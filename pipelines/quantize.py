@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.nn.utils.rnn import pad_sequence
 
 import speechkit
 from speechkit.audio import load_audio
+from speechkit.bundle_files import read_bundle_files
 from speechkit.data import Utterance, read_utterances
 from speechkit.export.onnx_network import network_model
 from speechkit.integer_bundle import IntegerBundle, save_integer_bundle
@@ -57,8 +57,7 @@ def quantize(
         ValueError: parts without an int8 form, a wrong recipe, recordings that are missing, damaged, or silent, or a
             float bundle where `out` is to be.
     """
-    if Path(out).resolve() == Path(bundle_path).resolve() or (Path(out) / "model.safetensors").exists():
-        raise ValueError(f"`out` must not be a float bundle, which would be spoilt, got {out}.")
+    check_target(Path(out), Path(bundle_path))
     parts = quantized_parts(
         bundle_path, weight_bits=weight_bits, float_layers=float_layers, trusted_packages=trusted_packages
     )
@@ -80,6 +79,14 @@ def quantize(
     if not distributed.is_initialized() or distributed.get_rank() == 0:  # all hold the same after training
         save_integer_bundle(integer_bundle(parts, f"{how}, weights of {weight_bits} bits"), out)
     return parts
+
+
+def check_target(out: Path, source: Path) -> None:
+    """Raises ValueError where an int8 bundle cannot be written, or would spoil a float one."""
+    if out.is_file() and out.suffix != ".zip":
+        raise ValueError(f"`out` must be a folder or end in .zip, got the file {out}.")
+    if out.resolve() == source.resolve() or (out.exists() and "model.safetensors" in read_bundle_files(out)):
+        raise ValueError(f"`out` must not be a float bundle, which would be spoilt, got {out}.")
 
 
 def train_quantized(network: QuantizedNetwork, recipe: str, overrides: Sequence[str], folder: Path) -> None:
@@ -129,26 +136,34 @@ def calibrate(
 
 
 def waveform_batches(utterances: Sequence[Utterance], sample_rate_hz: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Waveforms (B, N) and lengths (B,) in samples, in the order of the utterances.
+    """Waveforms (B, N) and lengths (B,) in samples, in the order of the utterances, a minute at most in a batch.
+
+    A longer recording comes in pieces of a minute.
 
     Raises:
         AudioError: a recording that cannot be read.
     """
-    waiting: list[np.ndarray] = []
-    for place, item in enumerate(utterances):
-        waiting.append(
-            load_audio(
-                item.audio_path,
-                sample_rate_hz,
-                offset_seconds=item.offset_seconds,
-                duration_seconds=item.duration_seconds,
-            )
+    most = round(_BATCH_SECONDS * sample_rate_hz)
+    waiting: list[Tensor] = []
+
+    def batch() -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor([len(samples) for samples in waiting])
+        return pad_sequence(waiting, batch_first=True), lengths
+
+    for item in utterances:
+        samples = load_audio(
+            item.audio_path,
+            sample_rate_hz,
+            offset_seconds=item.offset_seconds,
+            duration_seconds=item.duration_seconds,
         )
-        longest = max(map(len, waiting))
-        if place + 1 == len(utterances) or longest * len(waiting) > _BATCH_SECONDS * sample_rate_hz:
-            tensors = [torch.from_numpy(samples) for samples in waiting]
-            yield pad_sequence(tensors, batch_first=True), torch.tensor([len(samples) for samples in waiting])
-            waiting = []
+        for piece in torch.from_numpy(samples).split(most) if len(samples) else [torch.zeros(0)]:
+            if waiting and max(map(len, [*waiting, piece])) * (len(waiting) + 1) > most:
+                yield batch()
+                waiting = []
+            waiting.append(piece)
+    if waiting:
+        yield batch()
 
 
 def integer_bundle(parts: QuantizedParts, how: str) -> IntegerBundle:

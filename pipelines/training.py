@@ -143,6 +143,9 @@ def train(
     for callback in trainer.callbacks:
         if isinstance(callback, StepSeed):
             callback.seed = cli.config.seed_everything or 0
+        unlabelled = getattr(callback, "unlabelled", None)
+        if unlabelled is not None and unlabelled.seed is None:
+            unlabelled.seed = cli.config.seed_everything or 0
     best = keep_best(trainer, folder, task_class.monitor) if data.dev else None
     if not data.dev:
         trainer.limit_val_batches = 0

@@ -4,8 +4,8 @@
 variant of the file with every seed, for equally many steps, scores the bundles, and writes
 benchmarks/results/ablation_digits.{json,md} and docs/callbacks/ablation-digits.png. What each training made of each
 utterance is a line of ablation_digits_runs.jsonl; what has one is not done again, and what was interrupted goes on from
-its run folder, so that an ablation may take days and several machines; delete both to repeat a training. --only trains
-some variants; those that are whole, from whatever call, are in the table.
+its run folder, so that an ablation may take days and several machines. A line of another plan (recipe, overlays, steps,
+sets) is refused. --only trains some variants; those that are whole, from whatever call, are in the table.
 
 The file of variants has the keys
 
@@ -23,6 +23,7 @@ variants, so those of differences are paired. With a few seeds they are narrower
 
 import argparse
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -54,6 +55,7 @@ class Job(NamedTuple):
 
     variant: str
     seed: int
+    digest: str  # of all that makes it what it is
     configs: list[str]
     out: Path
     steps: int
@@ -68,7 +70,8 @@ def run_job(job: Job) -> dict[str, Any]:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             scores, steps = _train_and_score(job)
     timing = json.loads((job.out / "seconds.json").read_text(encoding="utf-8"))
-    return {"variant": job.variant, "seed": job.seed, "steps": steps, "seconds": sum(timing), "sets": scores}
+    names = {"variant": job.variant, "seed": job.seed, "digest": job.digest}
+    return {**names, "steps": steps, "seconds": sum(timing), "sets": scores}
 
 
 def _train_and_score(job: Job) -> tuple[dict[str, Any], int]:
@@ -172,7 +175,11 @@ def plan_jobs(plan: dict[str, Any], recipes: list[str], runs: Path, seeds: list[
             path = runs / f"{name}.{place}.yaml"
             path.write_text(yaml.safe_dump(overlay), encoding="utf-8")
             configs.append(str(path))
-        jobs += [Job(name, seed, configs, runs / f"{name}-{seed}", plan["steps"], sets) for seed in seeds]
+        chosen = {key: plan.get(key) for key in ("steps", "label_minutes", "base", "sets")}
+        content = json.dumps([recipes, chosen, overlays_of(plan["variants"], name)], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        for seed in seeds:
+            jobs.append(Job(name, seed, digest, configs, runs / f"{name}-{seed}-{digest}", plan["steps"], sets))
     return sorted(jobs, key=lambda job: job.seed)
 
 
@@ -262,6 +269,14 @@ def read_runs(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return {(run["variant"], run["seed"]): run for run in runs}
 
 
+def check_runs(done: dict[tuple[str, int], dict[str, Any]], jobs: Iterable[Job], path: Path) -> None:
+    """Raises ValueError where something was trained that the plan does not describe any more."""
+    for job in jobs:
+        run = done.get((job.variant, job.seed))
+        if run is not None and run["digest"] != job.digest:
+            raise ValueError(f"{path}: {job.variant}, seed {job.seed}, was trained by another plan; delete its line.")
+
+
 def finished_runs(
     runs: dict[tuple[str, int], dict[str, Any]], variants: Iterable[str], seeds: Sequence[int]
 ) -> dict[str, list[dict[str, Any]]]:
@@ -303,6 +318,10 @@ def main() -> None:
     runs_path = path.with_name(f"ablation_{name}_runs.jsonl")
     jobs = plan_jobs(plan, arguments.config, runs, seeds)
     done = read_runs(runs_path)
+    check_runs(done, jobs, runs_path)
+    for name in arguments.only or ():
+        if name not in plan["variants"]:
+            raise SystemExit(f"--only must name variants ({', '.join(plan['variants'])}), got {name}")
     chosen = [job for job in jobs if not arguments.only or job.variant in arguments.only]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -47,10 +47,13 @@ def write_bundle_files(files: Mapping[str, bytes], path: str | os.PathLike[str])
         os.replace(partial, target)
         return
     target.mkdir(exist_ok=True)
+    was_bundle = (target / "config.yaml").exists()
     for name, content in files.items():
         partial = target / (name + ".partial")
         partial.write_bytes(content)
         os.replace(partial, target / name)
+    for name in set(_KNOWN_FILES) - set(files) if was_bundle else ():
+        (target / name).unlink(missing_ok=True)
 
 
 def read_bundle_files(path: str | os.PathLike[str]) -> dict[str, bytes]:

@@ -1,15 +1,18 @@
 """Consistency training: on recordings without text, a distorted view must say what the plain one says."""
 
 import math
+from typing import Any
 
 import lightning
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from speechkit.callbacks.added_loss import AddedLoss
+from speechkit.callbacks.consistency_regularization import ConsistencyRegularization
 from speechkit.callbacks.evaluation_mode import evaluation_mode
 from speechkit.callbacks.spec_augment import refuse_time_warp
 from speechkit.data import SpeechBatch, UnlabelledSpeech
-from speechkit.losses import frame_divergence
+from speechkit.losses import CTCLoss, frame_divergence
 from speechkit.masking import mean_over_frames
 from speechkit.tasks import Recognition
 
@@ -48,8 +51,8 @@ class ConsistencyTraining(AddedLoss):
         annealing: of the labelled signal, "none", "linear", "log" or "exp".
 
     Raises:
-        ValueError: an argument outside its range; at start, another task than `Recognition`, or a `SpecAugment`
-            that warps time.
+        ValueError: an argument outside its range; at start, another task than `Recognition`, a `SpecAugment` that
+            warps time, or annealing beside `ConsistencyRegularization`.
     """
 
     def __init__(
@@ -74,14 +77,20 @@ class ConsistencyTraining(AddedLoss):
         if self.annealing == "none":
             return
 
-        def anneal(module: nn.Module, args: object, losses: Tensor) -> Tensor:
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(other, ConsistencyRegularization) for other in callbacks):
+            raise ValueError("`annealing` must be none with ConsistencyRegularization, whose second view it misses.")
+
+        def anneal(module: CTCLoss, args: tuple[Tensor, ...], losses: Tensor) -> Tensor:
             if not task.training:
                 return losses
+            with torch.no_grad():  # CTC alone decides, without smoothing or entropy
+                plain = CTCLoss(blank=module.blank, backend=module.backend).forward(*args)
             progress = trainer.global_step / trainer.estimated_stepping_batches
             threshold = annealing_threshold(progress, task.tokenizer.vocab_size, self.annealing)
-            return losses.masked_fill(losses.detach() < -math.log(threshold), 0.0)
+            return losses.masked_fill(plain < -math.log(threshold), 0.0)
 
-        self._handles.append(task.loss.register_forward_hook(anneal, prepend=True))  # CTC alone decides
+        self._handles.append(task.loss.register_forward_hook(anneal, prepend=True))
 
     def added_loss(self, trainer: lightning.Trainer, task: Recognition, batch: SpeechBatch) -> Tensor:
         heard = self.next_unlabelled(task)

@@ -14,6 +14,7 @@ from speechkit.audio import PausePerturbation
 from speechkit.callbacks.composition import Order
 from speechkit.callbacks.mixup import Mixup, draw_pairs
 from speechkit.callbacks.ramp import Ramp, check_share, training_progress, value_at
+from speechkit.callbacks.spec_augment import refuse_time_warp
 from speechkit.callbacks.word_borders import WordBorders, align_words
 from speechkit.losses import CTCLoss
 from speechkit.masking import zero_padding
@@ -109,7 +110,7 @@ class CutMix(lightning.Callback):
 
     Raises:
         ValueError: a share outside [0, 1], fewer than one epoch; at the start of training, a task without CTC, a
-            `Mixup` before this callback, or data whose words do not stay at their share of the utterance.
+            `Mixup` before this callback, or data or a `SpecAugment` that move words from their share of the utterance.
     """
 
     order = Order.MIX
@@ -135,6 +136,7 @@ class CutMix(lightning.Callback):
         self._awaiting_loss: Any = None  # the batch, from the front end's pass to the loss
         self._lengths = torch.zeros(0, dtype=torch.long)  # (B,) frames before anything changed them
         self._texts: dict[int, str] = {}  # of the rows that are cut
+        self._mixups: list[Mixup] = []
         self._progress, self._epoch = 1.0, 0
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -143,6 +145,8 @@ class CutMix(lightning.Callback):
         if not isinstance(getattr(pl_module, "loss", None), CTCLoss):
             raise ValueError(f"CutMix needs a task with a CTC `loss`, {type(pl_module).__name__} has none.")
         _check_order(trainer, self)
+        refuse_time_warp(self, trainer)
+        self._mixups = [other for other in trainer.callbacks if isinstance(other, Mixup)]
         _check_data(trainer)
         self._handles = [
             pl_module.front_end.register_forward_hook(
@@ -233,7 +237,10 @@ class CutMix(lightning.Callback):
         batch, self._awaiting_loss = self._awaiting_loss, None
         plain_lengths = pl_module.encoder.output_lengths(self._lengths)
         # an utterance that is mixed with a longer one has other frames than its own
-        is_plain = ((input_lengths == plain_lengths) & (plain_lengths > 0)).tolist()
+        is_plain = (input_lengths == plain_lengths) & (plain_lengths > 0)
+        for mixup in self._mixups:  # nor has one of its equals
+            is_plain[mixup.mixed_rows()] = False
+        is_plain = is_plain.tolist()
         rows = [
             row for row, name in enumerate(batch.ids) if is_plain[row] and row not in self._texts and self._is_old(name)
         ]
@@ -248,8 +255,9 @@ class CutMix(lightning.Callback):
                 epoch=self._epoch,
             )
             for row, found in zip(rows, aligned, strict=True):
-                if found is not None and " ".join(found.words) == normalize_text(batch.texts[row]):
-                    self._borders[batch.ids[row]] = found
+                words = normalize_text(batch.texts[row]).split()
+                if found is not None and len(found.words) == len(words):  # labels may be spelt in other ways than words
+                    self._borders[batch.ids[row]] = found._replace(words=words)
         if self._texts:
             targets, target_lengths = _with_texts(targets, target_lengths, self._texts, pl_module.tokenizer)
         return logits, targets, input_lengths, target_lengths

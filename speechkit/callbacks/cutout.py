@@ -49,10 +49,10 @@ class Cutout(FeatureAugmentation):
 
     def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, T, F) with rectangles set to 0."""
-        if self.num_rectangles == 0:
+        strength = value_at(self.strength, self.progress)
+        if self.num_rectangles == 0 or strength == 0.0:
             return features
         num_frames, num_bins = features.shape[1:]
-        strength = value_at(self.strength, self.progress)
         longest = (lengths * (strength * self.max_time_fraction)).clamp(max=strength * self.max_frames).floor()
         highest = torch.full_like(lengths, min(round(strength * self.max_bins), num_bins))
         bins = torch.full_like(lengths, num_bins)

@@ -166,6 +166,8 @@ class DomainAdversarial(AddedLoss):
         if None in names:
             cut = cuts[names.index(None)]
             raise ValueError(f"{cut.manifest}: {cut.id} has no `speaker`, which `domain` speaker needs.")
+        if getattr(data, "joining", None) is not None and len(set(names)) > 1:
+            raise ValueError("`data.joining` must be none with DomainAdversarial: what it joins may be of two domains.")
         places = {name: place for place, name in enumerate(dict.fromkeys(names))}
         if len(places) < 2:
             raise ValueError(f"`domain` must tell two domains apart, got one {self.domain}, {names[0]!r}.")

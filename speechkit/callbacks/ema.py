@@ -4,9 +4,10 @@ from typing import Any
 
 import lightning
 import torch
+import torch.distributed
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechkit.callbacks.composition import Order
 
@@ -46,7 +47,12 @@ class EMA(WeightAveraging):
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
             refuse_other_averages(self, trainer)
+            self._device = trainer.strategy.root_device  # where the weights will be, which have not been moved yet
         super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        take_buffers_of_first_rank(pl_module)
+        super().on_train_batch_end(trainer, pl_module, *args)
 
     def _average(self, averages: list[Tensor], weights: list[Tensor], num_averaged: Tensor | int) -> None:
         """Tensors of one type and device, in place."""
@@ -56,6 +62,18 @@ class EMA(WeightAveraging):
         steps = int(num_averaged)
         decay = min(self.decay, (1 + steps) / (10 + steps)) if self.warmup else self.decay
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
+
+
+@torch.no_grad()
+def take_buffers_of_first_rank(module: nn.Module) -> None:
+    """Running statistics of batches differ between ranks; DDP makes them those of rank 0 before the next pass.
+
+    A copy that follows a task must see the same on every rank, or ranks and checkpoints would differ.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                torch.distributed.broadcast(buffer, src=0)
 
 
 def refuse_other_averages(own: WeightAveraging, trainer: Any) -> None:

@@ -26,5 +26,7 @@ class FeatureNoise(FeatureAugmentation):
 
     def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, T, F)."""
+        if self.max_std == 0.0:
+            return features
         std = self.max_std * torch.rand(len(features), 1, 1, device=features.device, dtype=features.dtype)
         return features + std * torch.randn_like(features)

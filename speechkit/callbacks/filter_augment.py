@@ -34,6 +34,8 @@ class FilterAugment(FeatureAugmentation):
 
     def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, T, F)."""
+        if self.std == 0.0:
+            return features
         batch, _, num_bins = features.shape
         bins = torch.arange(num_bins, device=features.device) + 0.5
         order = torch.arange(self.num_cosines, device=features.device)

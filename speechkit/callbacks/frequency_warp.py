@@ -53,5 +53,7 @@ class FrequencyWarp(FeatureAugmentation):
 
     def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, T, F)."""
+        if self.max_stretch == self.max_shift == 0.0:
+            return features
         draw = 2 * torch.rand(2, len(lengths), device=features.device) - 1
         return warp_bins(features, 1 + self.max_stretch * draw[0], self.max_shift * features.shape[-1] * draw[1])

@@ -79,10 +79,12 @@ class ManifoldMixup(Mixup):
             return mix_rows(output, self._pairs)
         return mix_rows(output[0], self._pairs), *output[1:]
 
-    def _mix_losses(self, module: CTCLoss, args: tuple[Any, ...], kwargs: dict[str, Any], losses: Tensor) -> Tensor:
+    def _mix_losses(
+        self, encoder: Any, module: CTCLoss, args: tuple[Any, ...], kwargs: dict[str, Any], losses: Tensor
+    ) -> Tensor:
         if self._place is not None:  # layer drop has gone past it, so nothing was mixed
             self._pairs = self._place = None
-        return super()._mix_losses(module, args, kwargs, losses)
+        return super()._mix_losses(encoder, module, args, kwargs, losses)
 
 
 def _check_not_computed_twice(name: str, trainer: Any) -> None:

@@ -1,5 +1,6 @@
 """Mixup: utterances of a batch are added up in pairs, and each mixture is trained to be read as both texts."""
 
+import functools
 from typing import Any, NamedTuple
 
 import lightning
@@ -9,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from speechkit.callbacks.composition import Order
 from speechkit.callbacks.ramp import Ramp, check_share, training_progress, value_at
-from speechkit.losses import CTCLoss
+from speechkit.losses import CTCLoss, ctc_feasible
 
 
 class Pairs(NamedTuple):
@@ -115,6 +116,7 @@ class Mixup(lightning.Callback):
         self._progress = 1.0
         self._is_new_step = False
         self._pairs: Pairs | None = None  # from the front end's pass to the loss
+        self._lengths = torch.zeros(0, dtype=torch.long)  # (B,) frames before the shorter ones went on in zeros
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
@@ -130,7 +132,9 @@ class Mixup(lightning.Callback):
                 lambda module, args, output: self._begin(*output) if pl_module.training else output
             ),
             # before what other callbacks add to the loss, wherever they stand in the list
-            pl_module.loss.register_forward_hook(self._mix_losses, with_kwargs=True, prepend=True),
+            pl_module.loss.register_forward_hook(
+                functools.partial(self._mix_losses, pl_module.encoder), with_kwargs=True, prepend=True
+            ),
         ]
 
     def on_train_batch_start(
@@ -160,13 +164,19 @@ class Mixup(lightning.Callback):
         pairs = pairs.to(features.device)
         are_speech = (lengths[pairs.rows] > 0) & (lengths[pairs.partners] > 0)  # fillers are of length 0
         partners = pairs.partners.where(are_speech, pairs.rows)
-        self._pairs = Pairs(pairs.rows, partners, pairs.weights.where(are_speech, 0.0))
+        self._pairs, self._lengths = Pairs(pairs.rows, partners, pairs.weights.where(are_speech, 0.0)), lengths
         return self._mix_features(features, self._pairs), longer_of_pairs(lengths, self._pairs)
+
+    def mixed_rows(self) -> Tensor:
+        """Places in the batch of the step that are mixtures, from the front end's pass to the loss."""
+        return torch.zeros(0, dtype=torch.long) if self._pairs is None else self._pairs.rows
 
     def _mix_features(self, features: Tensor, pairs: Pairs) -> Tensor:
         return mix_rows(features, pairs)
 
-    def _mix_losses(self, module: CTCLoss, args: tuple[Any, ...], kwargs: dict[str, Any], losses: Tensor) -> Tensor:
+    def _mix_losses(
+        self, encoder: Any, module: CTCLoss, args: tuple[Any, ...], kwargs: dict[str, Any], losses: Tensor
+    ) -> Tensor:
         """Losses (B,) of the own texts -> losses (B,) of the mixtures."""
         if self._pairs is None:
             return losses
@@ -177,4 +187,7 @@ class Mixup(lightning.Callback):
         seconds = module.forward(
             logits[rows], targets[partners], input_lengths[rows], target_lengths[partners], **kwargs
         )
-        return losses.index_copy(0, rows, torch.lerp(losses[rows], seconds, pairs.weights.to(losses.dtype)))
+        # what had no alignment in its own audio has none in that of a longer partner
+        fits = ctc_feasible(targets, encoder.output_lengths(self._lengths), target_lengths)
+        firsts, seconds = losses[rows].where(fits[rows], 0.0), seconds.where(fits[partners], 0.0)
+        return losses.index_copy(0, rows, torch.lerp(firsts, seconds, pairs.weights.to(losses.dtype)))

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechkit.callbacks.ema import take_buffers_of_first_rank
 from speechkit.parts import TRUSTED_PACKAGES, build, describe
 from speechkit.tasks import Recognition
 
@@ -44,6 +45,7 @@ class MomentumTeacher:
     @torch.no_grad()
     def update(self, task: Recognition) -> None:
         """Moves towards the task's weights; running statistics are averaged as well, counters copied."""
+        take_buffers_of_first_rank(task)
         kept = min(self.momentum, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         for name, part in self._parts.items():

@@ -20,8 +20,8 @@ class QuantizationAwareTraining(lightning.Callback):
         freeze_fraction: share of the training at which stage 3 begins; 0 leaves stage 2 out.
 
     Raises:
-        ValueError: an argument out of its range; at start, a task whose encoder is no `QuantizedNetwork`, or
-            `16-mixed` precision.
+        ValueError: an argument out of its range; at start, a task whose encoder is no `QuantizedNetwork`, a precision
+            that holds weights in half or scales gradients, or several processes and nothing calibrated yet.
     """
 
     order = Order.HIDDEN
@@ -34,10 +34,19 @@ class QuantizationAwareTraining(lightning.Callback):
         self.observe_batches, self.freeze_fraction = observe_batches, freeze_fraction
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit" and not isinstance(getattr(pl_module, "encoder", None), QuantizedNetwork):
+        if stage != "fit":
+            return
+        network = getattr(pl_module, "encoder", None)
+        if not isinstance(network, QuantizedNetwork):
             raise ValueError(f"QuantizationAwareTraining needs a QuantizedNetwork, got {type(pl_module).__name__}.")
-        if stage == "fit" and trainer.precision == "16-mixed":  # whose scaler steps by gradients, and stage 1 has none
-            raise ValueError("`trainer.precision` must be 32-true or bf16-mixed with quantization, got '16-mixed'.")
+        if trainer.precision not in ("32-true", "bf16-mixed"):  # a scaler steps by gradients, and stage 1 has none
+            raise ValueError(
+                f"`trainer.precision` must be 32-true or bf16-mixed with quantization, got {trainer.precision!r}."
+            )
+        if trainer.world_size > 1 and not network.is_calibrated:
+            raise ValueError(
+                "on several processes the network must be calibrated before, as `speechkit quantize` does."
+            )
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         network: Any = pl_module.encoder

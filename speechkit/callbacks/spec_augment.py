@@ -114,7 +114,8 @@ class SpecAugment(FeatureAugmentation):
         strength: all widths and the warp are multiplied by it; in [0, 1].
 
     Raises:
-        ValueError: a negative count or width, a share outside [0, 1], or an unknown policy.
+        ValueError: a negative count or width, a share outside [0, 1], or an unknown policy; at the start, frequency
+            masks that can be as wide as the features.
     """
 
     order = Order.MASK
@@ -153,9 +154,22 @@ class SpecAugment(FeatureAugmentation):
         self.scales_bins = policy is not None and max_bins is None
         self.time_masks_per_frame, self.strength = time_masks_per_frame, strength
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        num_bins = getattr(pl_module.front_end, "num_features", None)
+        if stage == "fit" and num_bins is not None and self.policy.num_frequency_masks:
+            widest = self._max_bins(num_bins)
+            if widest >= num_bins:
+                raise ValueError(f"`max_bins` of SpecAugment must be below the {num_bins} features, got {widest}.")
+
+    def _max_bins(self, num_bins: int) -> float:
+        return self.policy.max_bins * (num_bins / POLICY_BINS if self.scales_bins else 1.0)
+
     def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, T, F), warped, with masked spans set to 0."""
         strength = value_at(self.strength, self.progress)
+        if strength == 0.0:
+            return features
         if self.policy.max_warp_frames:
             features = self._warped(features, lengths, strength * self.policy.max_warp_frames)
         masked: Any = self._time_mask(features, lengths, strength) | self._frequency_mask(features, lengths, strength)
@@ -178,18 +192,17 @@ class SpecAugment(FeatureAugmentation):
     def _frequency_mask(self, features: Tensor, lengths: Tensor, strength: float) -> Tensor:
         """(B, 1, F)."""
         num_bins = features.shape[2]
-        widest = self.policy.max_bins * (num_bins / POLICY_BINS if self.scales_bins else 1.0)
-        widest_bins = torch.full_like(lengths, min(round(strength * widest), num_bins))
+        widest_bins = torch.full_like(lengths, min(round(strength * self._max_bins(num_bins)), num_bins))
         bins = torch.full_like(lengths, num_bins)
         mask = span_mask(bins, num_bins, num_spans=self.policy.num_frequency_masks, widest=widest_bins)
         return mask[:, None, :]
 
 
 def refuse_time_warp(own: lightning.Callback, trainer: Any) -> None:
-    """Raises ValueError where a callback that compares two views frame by frame would compare different moments."""
+    """Raises ValueError where a callback that takes frames by their time would take those of other moments."""
     for other in trainer.callbacks:
         if isinstance(other, SpecAugment) and (furthest := other.policy.max_warp_frames):
             name = type(own).__name__
             raise ValueError(
-                f"`max_warp_frames` of SpecAugment must be 0 with {name}, which compares frames, got {furthest}."
+                f"`max_warp_frames` of SpecAugment must be 0 with {name}, which goes by frames, got {furthest}."
             )

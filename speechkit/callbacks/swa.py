@@ -65,6 +65,7 @@ class SWA(WeightAveraging):
             refuse_other_averages(self, trainer)
             if _norms(pl_module) and not hasattr(trainer.datamodule, "plain_batches"):
                 raise ValueError("SWA needs a SpeechDataModule, from which batch normalisation has its statistics.")
+            self._device = trainer.strategy.root_device  # where the weights will be, which have not been moved yet
         super().setup(trainer, pl_module, stage)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
@@ -74,7 +75,8 @@ class SWA(WeightAveraging):
         return (step_idx - self._first_step) % self.every_n_steps == 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._first_step = round(self.start_fraction * trainer.estimated_stepping_batches)
+        num_steps = int(trainer.estimated_stepping_batches)
+        self._first_step = min(round(self.start_fraction * num_steps), num_steps - 1)
 
     def on_train_batch_start(self, trainer: Any, pl_module: lightning.LightningModule, *args: Any) -> None:
         if trainer.global_step >= self._first_step:

@@ -7,6 +7,7 @@ resume needs that number and no more.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from speechkit.audio import Perturbation
@@ -27,7 +28,7 @@ class UnlabelledSpeech:
         perturbations: of the waveforms; every view of an utterance then sees the same perturbed one.
         num_workers: processes that decode and perturb; 0 does it in the training process.
         cache_gigabytes: decoded audio kept in memory, by each worker.
-        seed: of shuffling and perturbations.
+        seed: of shuffling and perturbations; none: that of the run.
 
     Attributes:
         batches_done: how many were drawn; set it to go on behind them.
@@ -47,7 +48,7 @@ class UnlabelledSpeech:
         perturbations: Sequence[Perturbation] = (),
         num_workers: int = 1,
         cache_gigabytes: float = 2.0,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self.manifests = [manifests] if isinstance(manifests, str) else list(manifests)
         if not batch_seconds > 0:
@@ -88,13 +89,13 @@ class UnlabelledSpeech:
             sample_rate_hz=sample_rate_hz,
             perturbations=self.perturbations,
             cache_bytes=self.cache_gigabytes * 1e9,
-            seed=self.seed,
+            seed=self.seed or 0,
         )
         sampler = BucketBatchSampler(
             dataset.durations_seconds,
             batch_seconds=self.batch_seconds,
             num_buckets=self.num_buckets,
-            seed=self.seed,
+            seed=self.seed or 0,
             rank=rank,
             world_size=world_size,
         )
@@ -105,6 +106,7 @@ class UnlabelledSpeech:
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=pin_memory,
+            generator=torch.Generator(),  # a new epoch draws nothing from torch's, whose numbers are the step's
         )
         sampler.resume(0, self.batches_done)
         self._batches = _endless(iter(loader), loader, sampler)  # workers start here, before there are other threads

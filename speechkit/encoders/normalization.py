@@ -37,18 +37,18 @@ class MaskedBatchNorm1d(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             mask = length_mask(lengths, x.shape[2])[:, None, :]
             inside = x.float() * mask
-            count, total = self._joined(mask.sum().float().reshape(1), inside.sum(dim=(0, 2)))
+            count, total = self.joined(mask.sum().float().reshape(1), inside.sum(dim=(0, 2)))
             count = count.clamp(min=1)  # a rank without work in a step has no frames at all
             mean = total / count
             centered = (inside - mean[:, None]) * mask
-            (square,) = self._joined(centered.square().sum(dim=(0, 2)))
+            (square,) = self.joined(centered.square().sum(dim=(0, 2)))
             var = square / count
             if self.update_running:
                 self._update_running_statistics(mean.detach(), var.detach(), count.detach())
             scale = self.weight * (var + self.eps).rsqrt()
             return centered * scale[:, None] + self.bias[:, None]
 
-    def _joined(self, *sums: Tensor) -> tuple[Tensor, ...]:
+    def joined(self, *sums: Tensor) -> tuple[Tensor, ...]:
         """Sums over ranks, with gradients; one message."""
         if not (self.synchronize and torch.distributed.is_available() and torch.distributed.is_initialized()):
             return sums

@@ -65,12 +65,14 @@ def network_model(network: IntegerNetwork, *, input_name: str) -> "onnx.ModelPro
     is_float = all(layer.is_float for layer in network.layers)
     graph = _Graph(onnx)
     kind = onnx.TensorProto.UINT8 if input_name == "codes" else onnx.TensorProto.FLOAT
-    source = graph.node("Unsqueeze", graph.node("Transpose", input_name, perm=[0, 2, 1]), graph.constant("axis", [2]))
-    tensors = [source if input_name == "codes" or is_float else graph.quantize(source, network.domain, "input")]
+    source = graph.node(
+        "Unsqueeze", graph.node("Transpose", input_name, perm=[0, 2, 1]), graph.constant("graph.axis", [2])
+    )
+    tensors = [source if input_name == "codes" or is_float else graph.quantize(source, network.domain, "graph.input")]
     for layer in network.layers:
         tensors.append(_add_layer(graph, layer, network, tensors, is_float=is_float))
-    last = tensors[-1] if is_float else graph.dequantize(tensors[-1], network.layers[-1].domain, "logits")
-    last = graph.node("Squeeze", last, graph.constant("axis", [2]))
+    last = tensors[-1] if is_float else graph.dequantize(tensors[-1], network.layers[-1].domain, "graph.output")
+    last = graph.node("Squeeze", last, graph.constant("graph.axis", [2]))
     graph.node("Transpose", last, perm=[0, 2, 1], output="logits")
     return graph.model(
         onnx.helper.make_tensor_value_info(input_name, kind, ["batch", "frames", network.num_features]),
@@ -90,22 +92,22 @@ def _add_layer(
     weight = layer.weight[:, :, None, :]
     if layer.is_float:
         values = [
-            source if is_float else graph.dequantize(source, domain, layer.name)
-            for source, domain in zip(sources, domains, strict=True)
+            source if is_float else graph.dequantize(source, domain, f"{layer.name}.input{place}")
+            for place, (source, domain) in enumerate(zip(sources, domains, strict=True))
         ]
         x = values[0] if len(values) == 1 else graph.node("Concat", *values, axis=1)
         weight_name = graph.constant(f"{layer.name}.weight", weight)
         bias_name = graph.constant(f"{layer.name}.bias", layer.bias)
     else:
         codes = sources[0] if len(sources) == 1 else graph.node("Concat", *sources, axis=1)
-        x = graph.dequantize(codes, domains[0], layer.name)
+        x = graph.dequantize(codes, domains[0], f"{layer.name}.input")
         weight_scale = graph.constant(f"{layer.name}.weight_scale", layer.weight_scale)
         whole = graph.constant(f"{layer.name}.weight", weight)
         weight_name = graph.node("DequantizeLinear", whole, weight_scale, axis=0)
         bias_scale = np.float32(domains[0].scale) * layer.weight_scale
         bias_name = graph.node(
             "DequantizeLinear",
-            graph.constant(f"{layer.name}.bias", _bias_with_one_zero_point(layer, domains)),
+            graph.constant(f"{layer.name}.bias", _bias_with_one_zero_point(layer, network)),
             graph.constant(f"{layer.name}.bias_scale", bias_scale),
             axis=0,
         )
@@ -125,15 +127,16 @@ def _add_layer(
     return y if is_float else graph.quantize(y, layer.domain, f"{layer.name}.output")
 
 
-def _bias_with_one_zero_point(layer: IntegerLayer, domains: list[Domain]) -> np.ndarray:
+def _bias_with_one_zero_point(layer: IntegerLayer, network: IntegerNetwork) -> np.ndarray:
     """int32 (C',), for inputs that are all read with the zero point of the first."""
     bias, place = layer.bias.astype(np.int64), 0
-    if len(domains) == 1:
+    if len(layer.inputs) == 1:
         return layer.bias
-    width = layer.weight.shape[1] // len(domains)
-    for domain in domains:
+    zero_points = [network.domains[number].zero_point for number in layer.inputs]
+    for number, zero_point in zip(layer.inputs, zero_points, strict=True):
+        width = len(network.layers[number - 1].weight) if number else network.num_features
         weights = layer.weight[:, place : place + width].astype(np.int64).sum(axis=(1, 2))
-        bias = bias + (domains[0].zero_point - domain.zero_point) * weights
+        bias = bias + (zero_points[0] - zero_point) * weights
         place += width
     return bias.astype(np.int32)
 
@@ -153,14 +156,16 @@ class _Graph:
 
     def constant(self, name: str, value: Any) -> str:
         array = np.asarray(value, dtype=np.int64 if isinstance(value, list) else None)
-        self._constants[name] = self._onnx.numpy_helper.from_array(array, name)
+        constant = self._onnx.numpy_helper.from_array(array, name)
+        if self._constants.setdefault(name, constant) != constant:
+            raise ValueError(f"layers must have names that give no constant two values, got {name!r} twice.")
         return name
 
     def quantize(self, x: str, domain: Domain, name: str) -> str:
         return self.node("QuantizeLinear", x, *self._domain(domain, name))
 
     def dequantize(self, x: str, domain: Domain, name: str) -> str:
-        return self.node("DequantizeLinear", x, *self._domain(domain, f"{name}.input"))
+        return self.node("DequantizeLinear", x, *self._domain(domain, name))
 
     def _domain(self, domain: Domain, name: str) -> tuple[str, str]:
         scale = self.constant(f"{name}.scale", np.float32(domain.scale))

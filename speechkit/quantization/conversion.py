@@ -8,6 +8,7 @@ without padding, and what does nothing in evaluation (dropout, transposition). T
   32-bit sums hold both, so neither is rounded to 8 bits before they are added.
 """
 
+import itertools
 import operator
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,10 +67,20 @@ class _Reader:
         if value.number is None:
             numbers = tuple(self.number(source) for source in value.inputs)
             name = value.name.removeprefix("encoder.").removeprefix("head.")
+            taken = [layer.name for layer in self.layers]
+            numbered = (f"{name}.{number}" for number in itertools.count(2))
+            name = next(one for one in itertools.chain([name, value.name], numbered) if one not in taken)
             self.layers.append(QuantizedConv(value.parts, name=name, relu=value.relu, weight_bits=self.weight_bits))
             self.inputs.append(numbers)
             value.number = len(self.layers)
         return value.number
+
+    def branched(self, value: Any, node: fx.Node) -> Any:
+        """The tensor that a node passes on: what others read too is made a layer's output as it is."""
+        readers = [user for user in node.args[0].users if user.target is not operator.getitem or user.args[1] == 0]
+        if isinstance(value, _Pending) and len(readers) > 1:
+            return self.number(value)
+        return value
 
 
 def quantized_network(
@@ -110,17 +121,19 @@ def _read(node: fx.Node, values: dict[fx.Node, Any], reader: _Reader) -> Any:
     source = values.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
     module = reader.modules[str(node.target)] if node.op == "call_module" else None
     if node.target is operator.getitem:
-        return source if node.args[1] == 0 else None
+        return reader.branched(source, node) if node.args[1] == 0 else None
     if module is not None and linear_map(module) is not None:
         return _read_convolution(str(node.target), module, source, reader)
     if isinstance(module, nn.Dropout | nn.Identity) or node.target in ("transpose", "contiguous"):
-        return source
+        return reader.branched(source, node)
     if node.target in _RELUS or isinstance(module, nn.ReLU):
         if _is_open(source, node):
             source.relu = True
             return source
     elif module is not None and getattr(module, "running_mean", None) is not None:
         if _is_open(source, node) and len(source.parts) == 1 and source.parts[0].norm is None:
+            if getattr(module, "weight", None) is None or module.momentum is None:
+                raise ValueError(f"{node.target}: a batch norm must have weights and a momentum: {_ADVICE}.")
             source.parts[0].norm = module
             return source
     elif node.target in _SUMS:
@@ -139,6 +152,8 @@ def _read_convolution(name: str, module: nn.Module, source: Any, reader: _Reader
         part = ConvPart(layer.weight[:, :, None], layer.bias, None)
     elif isinstance(layer, nn.Conv1d) and layer.dilation == (1,) and layer.padding in ((0,), 0):
         padding = getattr(module, "padding", (0, 0)) if module is not layer else (0, 0)
+        if sum(padding) != layer.kernel_size[0] - 1:
+            raise ValueError(f"{name}: must give a frame for each step, as MaskedConv1d does, padded: {_ADVICE}.")
         part = ConvPart(
             layer.weight, layer.bias, None, stride=layer.stride[0], groups=layer.groups, padding=tuple(padding)
         )

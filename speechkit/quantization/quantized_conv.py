@@ -26,6 +26,7 @@ from speechkit.quantization.observers import MSEObserver
 from speechkit.runtime import Domain, IntegerLayer
 
 _EXACT_IN_FLOAT32 = 1 << 24
+_LARGEST_BIAS = float(1 << 30)  # in units of the sums, which are 32 bits: matters where weights are next to nothing
 _SMALLEST_FACTOR = 1e-8  # stands for gamma / sigma of a channel that a batch norm has switched off
 MODES = ("float", "observe", "quantize")
 
@@ -75,29 +76,38 @@ class ConvPart(nn.Module):
 
     def factor(self) -> Tensor:
         """(C',) gamma / sigma of the running statistics."""
-        return self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
+        factor = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
+        smallest = torch.full_like(factor, _SMALLEST_FACTOR).copysign(factor.detach())
+        return torch.where(factor.abs() < _SMALLEST_FACTOR, smallest, factor)
 
     def convolve(self, x: Tensor, weight: Tensor, lengths: Tensor) -> Tensor:
         """(B, C, T) -> (B, C', T'), reading zeros beyond each length."""
-        if self.padding != (0, 0):
+        num_frames = -(-x.shape[2] // self.stride)
+        left, right = self.padding
+        if (left, right) != (0, 0):
             x = x.masked_fill(~length_mask(lengths, x.shape[2])[:, None, :], 0.0)
-            x = F.pad(x, self.padding)
-        return F.conv1d(x, weight, stride=self.stride, groups=self.groups)
+        missing = int(num_frames == 0)  # a batch without frames: the kernel still needs something to stand on
+        x = F.pad(x, (left, right + missing))
+        return F.conv1d(x, weight, stride=self.stride, groups=self.groups)[:, :, :num_frames]
 
     def normalise(self, sums: Tensor, unit: Tensor, lengths: Tensor) -> Tensor:
         """Batch norm over real frames of sums (B, C', T') that are worth unit / factor each; see the module."""
         norm = self.norm
         value = unit / self.factor().detach()  # k; its sign is gamma's
+        joined = getattr(norm, "joined", lambda *sums: sums)  # over ranks, where the batch norm joins them
         mask = length_mask(lengths, sums.shape[2])[:, None, :]
-        count = mask.sum().clamp(min=1)
-        mean = (sums * mask).sum(dim=(0, 2)) / count
+        count, total = joined(mask.sum().float().reshape(1), (sums * mask).sum(dim=(0, 2)))
+        count = count.clamp(min=1)
+        mean = total / count
         centered = (sums - mean[:, None]) * mask
-        var = centered.square().sum(dim=(0, 2)) / count
-        with torch.no_grad():
-            bias = 0.0 if self.bias is None else self.bias
-            unbiased = var * value.square() * count / (count - 1).clamp(min=1)
-            norm.running_mean.lerp_(mean * value + bias, norm.momentum)
-            norm.running_var.lerp_(unbiased, norm.momentum)
+        (square,) = joined(centered.square().sum(dim=(0, 2)))
+        var = square / count
+        if getattr(norm, "update_running", True):
+            with torch.no_grad():
+                bias = 0.0 if self.bias is None else self.bias
+                unbiased = var * value.square() * count / (count - 1).clamp(min=1)
+                norm.running_mean.lerp_(mean * value + bias, norm.momentum)
+                norm.running_var.lerp_(unbiased, norm.momentum)
         slope = norm.weight * value.sign() * (var + norm.eps / value.square()).rsqrt()
         return centered * slope[:, None] + norm.bias[:, None]
 
@@ -144,8 +154,11 @@ class QuantizedConv(nn.Module):
             raise ValueError(f"layer {self.name!r} was never calibrated: run the network over recordings first.")
         return self.log_scale.exp()
 
-    def calibrate(self) -> None:
+    def calibrate(self, scales: list[Tensor]) -> None:
         """Takes the output's domain from what was observed, and each weight channel's range where it has few bits.
+
+        Args:
+            scales: of the inputs.
 
         Raises:
             ValueError: nothing was observed, or nothing but zeros.
@@ -157,17 +170,16 @@ class QuantizedConv(nn.Module):
         with torch.no_grad():
             self.log_scale.fill_(float(np.log(qparams.scale)))
             if self.weight_bits < 8:
-                self.log_clip.copy_(_best_clip(self._matrix(None).flatten(1), self._largest_step).log())
+                self.log_clip.copy_(_best_clip(self._matrix(scales), self._largest_step).log())
 
     @property
     def _largest_step(self) -> int:
         return (1 << (self.weight_bits - 1)) - 1
 
-    def _matrix(self, scales: list[Tensor] | None) -> Tensor:
+    def _matrix(self, scales: list[Tensor]) -> Tensor:
         """(C', everything it reads): folded weights of all parts, in the scale of the first input."""
         weights = [part.folded()[0].flatten(1) for part in self.parts]
-        if scales is not None:
-            weights = [weight * (scale / scales[0]) for weight, scale in zip(weights, scales, strict=True)]
+        weights = [weight * (scale / scales[0]) for weight, scale in zip(weights, scales, strict=True)]
         return torch.cat(weights, dim=1)
 
     def whole_weights(self, scales: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -175,6 +187,7 @@ class QuantizedConv(nn.Module):
         matrix = self._matrix(scales)
         largest = matrix.detach().abs().amax(dim=1).clamp(min=1e-30)
         step = largest * self.log_clip.exp() / self._largest_step
+        step = torch.maximum(step, self._bias().detach().abs() / (scales[0].detach() * _LARGEST_BIAS))
         whole = _rounded(matrix / step[:, None], -self._largest_step, self._largest_step)
         sizes = [part.weight[0].numel() for part in self.parts]
         pieces = whole.split(sizes, dim=1)
@@ -293,7 +306,7 @@ class _LSQScale(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scale: Tensor, count: int) -> Tensor:
-        ctx.factor = float(count) ** -0.5
+        ctx.factor = max(float(count), 1.0) ** -0.5
         return scale.view_as(scale)
 
     @staticmethod

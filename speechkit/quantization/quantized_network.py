@@ -65,8 +65,10 @@ class QuantizedNetwork(nn.Module):
         Raises:
             ValueError: nothing was observed, or nothing but one value.
         """
-        for layer in self.layers:
-            layer.calibrate()
+        scales = [torch.tensor(self.qparams.scale)]
+        for layer, numbers in zip(self.layers, self.inputs, strict=True):
+            layer.calibrate([scales[number].to(layer.log_scale.device) for number in numbers])
+            scales.append(layer.scale.detach())
         self.set_mode("quantize")
 
     def set_float_layers(self, names: Sequence[str]) -> None:
@@ -81,10 +83,12 @@ class QuantizedNetwork(nn.Module):
                 raise ValueError(f"`float_layers` must name layers ({', '.join(known)}), got {name!r}.")
         for layer in self.layers:
             layer.is_float = layer.name in names
+            layer.log_clip.requires_grad_(not layer.is_float)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, F), (B,) -> logits (B, T', V), (B,)."""
-        activations, frames = self.activations(x, lengths)
+        """(B, T, F), (B,) -> logits (B, T', V), (B,); float32 inside, also under autocast, where steps are whole."""
+        with torch.autocast(x.device.type, enabled=False):
+            activations, frames = self.activations(x.float(), lengths)
         last = activations[-1]
         return (last.steps * last.scale).transpose(1, 2), frames[-1]
 

@@ -15,6 +15,8 @@ ends of an utterance has the code Z_in. The codes of the last layer are the logi
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -116,6 +118,10 @@ class IntegerNetwork:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("`layers` must hold at least one layer, got none.")
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) < len(names):
+            name = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"layer {name!r}: every layer must have a name of its own, got it twice.")
         channels = [self.num_features]
         for place, layer in enumerate(self.layers):
             _check_layer(layer, place, channels, self)
@@ -218,7 +224,7 @@ def unpack_arrays(content: bytes) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return dict(archive)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"qparams.npz is damaged ({error})") from None
 
 

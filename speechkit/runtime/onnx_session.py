@@ -11,6 +11,7 @@ _PRODUCT = (
     b"\x04\n\x02\x08\x04Z\x13\n\x01w\x12\x0e\n\x0c\x08\x03\x12\x08\n\x02\x08\x04\n\x02\x08\x10b\x13\n\x01y\x12\x0e\n\x0c"
     b"\x08\x06\x12\x08\n\x02\x08\x04\n\x02\x08\x10B\x04\n\x00\x10\r"
 )
+REWRITES = ["WeightBiasQuantization"]  # optimizers that would make layers int8 that were left in float
 _EXACT = "session.x64quantprecision"
 
 

@@ -60,6 +60,11 @@ NEUTRAL: dict[str, dict[str, Any]] = {  # with which nothing happens
     "LabelSmoothing": {"smoothing": 0.0},
     "LayerwiseRateDecay": {"decay": 1.0},
     "MinimumWordErrorRate": {"weight": 0.0},
+    "Cutout": {"strength": 0.0},
+    "FeatureNoise": {"max_std": 0.0},
+    "FilterAugment": {"std": 0.0},
+    "FrequencyWarp": {"max_stretch": 0.0, "max_shift": 0.0},
+    "SpecAugment": {"strength": 0.0, "max_warp_frames": 40},
 }
 SAME_ON_MANY = ("Curriculum", "DataParallel", "EMA", "GradualUnfreezing", "LayerwiseRateDecay")  # draw nothing
 

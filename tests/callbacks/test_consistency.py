@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from unlabelled_job import recognition, train, unlabelled
 
-from speechkit.callbacks import ConsistencyRegularization, ConsistencyTraining, FeatureNoise, SpecAugment
+from speechkit.callbacks import (
+    ConsistencyRegularization,
+    ConsistencyTraining,
+    FeatureNoise,
+    LabelSmoothing,
+    SpecAugment,
+)
 from speechkit.callbacks.consistency_training import annealing_threshold
 from speechkit.callbacks.evaluation_mode import evaluation_mode
 from speechkit.data import SpeechBatch
@@ -83,6 +89,27 @@ def test_annealing_leaves_out_what_is_known(corpora: Path) -> None:
     assert all(bool((value > 0).all()) for value in losses)  # ... no text is known, and every one counts
 
 
+def test_annealing_looks_at_ctc_without_smoothing(corpora: Path) -> None:
+    def masked(*others: Any) -> list[Tensor]:
+        losses: list[Tensor] = []
+        callback = recorded(ConsistencyTraining, unlabelled(corpora), annealing="linear")
+
+        class Watched(type(callback)):
+            def attach(self, trainer: Any, task: Any) -> None:
+                super().attach(trainer, task)
+                hook = task.loss.register_forward_hook(lambda module, args, output: losses.append(output == 0))
+                self._handles.append(hook)
+
+        callback.__class__ = Watched
+        train(corpora, [*others, callback], dropout=0.0, learning_rate=0.0, max_steps=3)
+        return losses
+
+    assert any(step.any() for step in masked())
+    assert all(map(torch.equal, masked(), masked(LabelSmoothing(0.5))))
+    with pytest.raises(ValueError, match="`annealing` must be none with ConsistencyRegularization"):
+        masked(ConsistencyRegularization())
+
+
 def test_views_of_a_labelled_batch_teach_each_other(corpora: Path) -> None:
     callback = recorded(ConsistencyRegularization, weight=0.2)
     _, _, steps = train(corpora, [FeatureNoise(2.0), callback], dropout=0.0, learning_rate=0.0, max_steps=1)
@@ -141,5 +168,5 @@ def test_wrong_arguments_are_named(corpora: Path, options: dict[str, Any], name:
 @pytest.mark.parametrize("kind", [ConsistencyRegularization, ConsistencyTraining])
 def test_views_of_other_moments_are_refused(corpora: Path, kind: type[Any]) -> None:
     callback = kind() if kind is ConsistencyRegularization else kind(unlabelled(corpora))
-    with pytest.raises(ValueError, match=f"SpecAugment must be 0 with {kind.__name__}, which compares frames, got 40"):
+    with pytest.raises(ValueError, match=f"SpecAugment must be 0 with {kind.__name__}, which goes by frames, got 40"):
         train(corpora, [SpecAugment(max_warp_frames=40), callback], max_steps=1)

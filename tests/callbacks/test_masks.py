@@ -32,6 +32,16 @@ def test_defaults_draw_and_mask_as_they_always_did() -> None:
     assert torch.equal(torch.rand(1), following)
 
 
+def test_masks_as_wide_as_the_features_are_refused() -> None:
+    task = SimpleNamespace(front_end=nn.Identity())
+    task.front_end.num_features = 13
+    with pytest.raises(ValueError, match="`max_bins` of SpecAugment must be below the 13 features, got 15"):
+        SpecAugment().setup(Any, task, "fit")
+    for callback in (SpecAugment(max_bins=12), SpecAugment(num_frequency_masks=0), SpecAugment(policy="LB")):
+        callback.setup(Any, task, "fit")
+        callback.teardown(Any, task, "fit")
+
+
 def test_a_warp_moves_one_point_and_keeps_the_ends() -> None:
     ramp = torch.arange(11.0).expand(2, 11)[:, :, None]
     result = warp_time(ramp, torch.tensor([11, 6]), torch.tensor([4.0, 2.0]), torch.tensor([2.0, 0.0]))[..., 0]

@@ -221,7 +221,21 @@ def test_a_text_without_an_alignment_counts_0_and_the_other_its_share(trainer: A
     module, callback = task(), Mixup(1.0, weight=0.25)
     callback.setup(trainer, module, "fit")
     callback._pairs = Pairs(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([0.25, 0.25]))
+    callback._lengths = torch.tensor([6, 6])  # of features, two for a frame
     logits, frames = torch.randn(2, 3, 3), torch.tensor([3, 3])
+    targets, counts = torch.tensor([[1, 1, 1, 1], [2, 0, 0, 0]]), torch.tensor([4, 1])
+    losses = module.loss(logits, targets, frames, counts)
+    callback.teardown(trainer, module, "fit")
+    feasible = module.loss(logits, targets[[1, 1]], frames, counts[[1, 1]])
+    torch.testing.assert_close(losses, torch.tensor([0.25, 0.75]) * feasible)
+
+
+def test_a_text_without_an_alignment_has_none_in_a_longer_partner(trainer: Any) -> None:
+    module, callback = task(), Mixup(1.0, weight=0.25)
+    callback.setup(trainer, module, "fit")
+    callback._pairs = Pairs(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([0.25, 0.25]))
+    callback._lengths = torch.tensor([6, 40])
+    logits, frames = torch.randn(2, 20, 3), torch.tensor([20, 20])  # the shorter one goes on in zeros
     targets, counts = torch.tensor([[1, 1, 1, 1], [2, 0, 0, 0]]), torch.tensor([4, 1])
     losses = module.loss(logits, targets, frames, counts)
     callback.teardown(trainer, module, "fit")

@@ -15,12 +15,13 @@ from speechkit import Recognizer
 from speechkit.bundle import Bundle, load_bundle, save_bundle
 from speechkit.bundle_files import update_decoding
 from speechkit.cli.main import main
+from speechkit.data import read_utterances
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
 from speechkit.features import MFB, FrontEnd, GlobalCMVN
 from speechkit.heads import CTCHead
 from speechkit.integer_bundle import load_integer_bundle
 from speechkit.integer_model import IntegerModel
-from speechkit.pipelines.quantize import quantize
+from speechkit.pipelines.quantize import quantize, waveform_batches
 from speechkit.text import WordTokenizer
 
 RATE = 8000
@@ -140,6 +141,35 @@ def test_a_float_bundle_is_not_written_over(float_bundle: Path, recordings: Path
     with pytest.raises(ValueError, match="`out` must not be a float bundle"):
         quantize(float_bundle, recordings, float_bundle)
     assert (float_bundle / "config.yaml").read_bytes() == before
+
+
+def test_a_file_is_not_written_over(float_bundle: Path, recordings: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` must be a folder or end in \.zip, got the file"):
+        quantize(float_bundle, recordings, tmp_path / "notes.txt")
+
+
+def test_an_older_bundle_leaves_nothing_behind(float_bundle: Path, recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "int8"
+    quantize(float_bundle, recordings, out)
+    (out / "lm.arpa").write_text("of another model")
+    quantize(float_bundle, recordings, out)
+    assert not (out / "lm.arpa").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "lm.arpa").write_text("no part of a bundle")
+    quantize(float_bundle, recordings, tmp_path / "other")
+    assert (tmp_path / "other" / "lm.arpa").exists()
+
+
+def test_batches_of_calibration_hold_a_minute(tmp_path: Path) -> None:
+    seconds = [1.0] * 50 + [130.0, 40.0, 40.0, 0.01]
+    for place, length in enumerate(seconds):
+        soundfile.write(tmp_path / f"{place}.wav", np.zeros(round(1000 * length)), 1000)
+    rows = [{"audio_filepath": f"{place}.wav", "duration": length} for place, length in enumerate(seconds)]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    batches = list(waveform_batches(read_utterances(tmp_path / "all.jsonl"), 1000))
+    assert max(waveform.numel() for waveform, _ in batches) <= 60_000
+    assert sum(int(lengths.sum()) for _, lengths in batches) == sum(round(1000 * length) for length in seconds)
 
 
 def test_settings_of_decoding_are_written_into_an_int8_bundle(int8_bundle: Path, tmp_path: Path) -> None:

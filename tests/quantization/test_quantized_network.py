@@ -116,6 +116,23 @@ def test_a_float_layer_keeps_its_weights(network: QuantizedNetwork) -> None:
     assert layer.weight.dtype == np.float32
 
 
+def test_half_precision_around_it_changes_no_code(network: QuantizedNetwork) -> None:
+    x, lengths = speech(9)
+    with torch.no_grad():
+        expected, _ = network(x, lengths)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits, _ = network(x, lengths)
+    assert torch.equal(logits, expected)
+
+
+def test_a_batch_without_frames(network: QuantizedNetwork) -> None:
+    for mode in ("observe", "quantize"):
+        network.set_mode(mode)
+        logits, frames = network(torch.zeros(2, 0, 12), torch.tensor([0, 0]))
+        assert logits.shape == (2, 0, 7)
+        assert frames.tolist() == [0, 0]
+
+
 def test_the_most_sensitive_layer_is_marked(network: QuantizedNetwork) -> None:
     rows = measure_layers(network, [speech(3)], word_error_rate=lambda: 12.5)
     assert [row.name for row in rows[1:]] == [layer.name for layer in network.layers]

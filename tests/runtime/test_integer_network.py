@@ -111,3 +111,7 @@ def test_another_format_and_damage(network: IntegerNetwork) -> None:
         network_from_files(description, {name: array for name, array in arrays.items() if name != "wide.bias"})
     with pytest.raises(ValueError, match=r"qparams\.npz is damaged"):
         unpack_arrays(b"nothing")
+    content = pack_arrays(arrays)
+    for damaged in (content[:-30], content[:40] + bytes(20) + content[60:]):
+        with pytest.raises(ValueError, match=r"qparams\.npz is damaged"):
+            unpack_arrays(damaged)

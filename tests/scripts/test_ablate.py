@@ -60,6 +60,17 @@ def test_only_whole_variants_are_compared(ablate: ModuleType, tmp_path: Path) ->
         ablate.finished_runs(runs, ["none", "a"], [1, 2])
 
 
+def test_a_run_of_another_plan_is_refused(ablate: ModuleType, tmp_path: Path) -> None:
+    plan = {"steps": 9, "sets": {"test": {"manifest": "test.jsonl"}}, "variants": {"none": []}}
+    jobs = ablate.plan_jobs(plan, ["digits"], tmp_path, [1])
+    ablate.check_runs({("none", 1): {"digest": jobs[0].digest}}, jobs, tmp_path)
+    ablate.check_runs({}, jobs, tmp_path)
+    for changed, recipe in (({"steps": 8}, "digits"), ({"base": {"data": {}}}, "digits"), ({}, "read")):
+        others = ablate.plan_jobs(plan | changed, [recipe], tmp_path, [1])
+        with pytest.raises(ValueError, match="none, seed 1, was trained by another plan"):
+            ablate.check_runs({("none", 1): {"digest": jobs[0].digest}}, others, tmp_path)
+
+
 def test_a_variant_may_name_others(ablate: ModuleType) -> None:
     variants = {"none": [], "a": [{"x": 1}], "b": [{"y": 2}], "both": ["a", "b"]}
     assert ablate.overlays_of(variants, "both") == [{"x": 1}, {"y": 2}]
