@@ -12,24 +12,27 @@ WEIGHTS = (0.2, 0.5, 0.8, 1.1, 1.5)
 BONUSES = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
+RATES = ("wer", "cer")
+
+
 class Trial(NamedTuple):
-    """Word error rate with one choice of weights, as a fraction."""
+    """Error rate with one choice of weights, as a fraction."""
 
     lm_weight: float
     word_bonus: float
-    wer: float
+    error_rate: float
 
 
 class Tuning(NamedTuple):
     """All trials, and without a language model."""
 
-    greedy_wer: float
+    greedy: float
     trials: list[Trial]
 
     @property
     def best(self) -> Trial:
         """Of the trials with the fewest errors the one whose weights are least."""
-        return min(self.trials, key=lambda trial: (trial.wer, trial.lm_weight, abs(trial.word_bonus)))
+        return min(self.trials, key=lambda trial: (trial.error_rate, trial.lm_weight, abs(trial.word_bonus)))
 
 
 def tune_lm(
@@ -38,6 +41,7 @@ def tune_lm(
     manifest: str | os.PathLike[str],
     *,
     beam_size: int = 50,
+    rate: str = "wer",
     weights: Sequence[float] = WEIGHTS,
     bonuses: Sequence[float] = BONUSES,
     on_trial: Callable[[Trial], Any] = lambda trial: None,
@@ -49,24 +53,28 @@ def tune_lm(
         language_model: over words.
         manifest: a development set with `text`.
         beam_size: of the search.
+        rate: "wer", or "cer": what is the least. Where most words are wrong, fewest wrong words are had by leaving many
+            out; then characters say more.
         weights: of the language model, first grid.
         bonuses: for each word, first grid.
         on_trial: called with each result.
 
     Raises:
-        ValueError: no manifest, an utterance without text, or a file that cannot be read.
+        ValueError: no manifest, an utterance without text, a file that cannot be read, or another rate.
     """
+    if rate not in RATES:
+        raise ValueError(f"`rate` must be one of {', '.join(RATES)}, got {rate!r}.")
     utterances = read_development_set(recognizer, manifest)
     passages = [passage for _, found in utterances for passage in found]
-    num_words = sum(len(reference) for reference, _ in utterances)
+    references = [" ".join(words) if rate == "cer" else words for words, _ in utterances]
 
-    def wer(decoder: BeamSearch | GreedySearch) -> float:
+    def error_rate(decoder: BeamSearch | GreedySearch) -> float:
         segments = iter(recognizer.decode(passages, word_times=False, decoder=decoder))
         errors = 0
-        for reference, found in utterances:
+        for reference, (_, found) in zip(references, utterances, strict=True):
             heard = " ".join(next(segments).text for _ in found).split()
-            errors += count_errors(reference, heard).errors
-        return errors / max(1, num_words)
+            errors += count_errors(reference, " ".join(heard) if rate == "cer" else heard).errors
+        return errors / max(1, sum(map(len, references)))
 
     trials: dict[tuple[float, float], Trial] = {}
 
@@ -80,13 +88,13 @@ def tune_lm(
             lm_weight=weight,
             word_bonus=bonus,
         )
-        trials[weight, bonus] = Trial(weight, bonus, wer(decoder))
+        trials[weight, bonus] = Trial(weight, bonus, error_rate(decoder))
         on_trial(trials[weight, bonus])
 
     for weight in weights:
         for bonus in bonuses:
             attempt(weight, bonus)
-    greedy = wer(GreedySearch(blank=recognizer.tokenizer.blank_id))
+    greedy = error_rate(GreedySearch(blank=recognizer.tokenizer.blank_id))
     centre = Tuning(greedy, list(trials.values())).best
     for weight_step in (-0.15, 0.0, 0.15):
         for bonus_step in (-0.5, 0.0, 0.5):

@@ -200,7 +200,18 @@ def measure_read(
         options += [f"seed_everything={seed}", f"data.train={json.dumps(train_sets)}", f"trainer.precision={precision}"]
         bundle = train(out, "finetune", *configs, *options)
         if not (bundle / "lm.arpa").exists():
-            tuning = ["lm", "tune", str(bundle), str(splits["dev"]), "--lm", str(english), "--beam", "20"]
+            tuning = [
+                "lm",
+                "tune",
+                str(bundle),
+                str(splits["dev"]),
+                "--lm",
+                str(english),
+                "--beam",
+                "20",
+                "--rate",
+                "cer",
+            ]
             speechkit(out / "log.txt", *tuning)
         row: Row = {"labels": labels, "encoder": objective, "start": start, "seed": seed}
         for split, manifest in splits.items():

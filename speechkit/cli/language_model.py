@@ -64,6 +64,12 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     tune.add_argument("manifest", metavar="MANIFEST", help="recordings with `text`")
     tune.add_argument("--lm", metavar="LM", help="ARPA file, plain or gzip (the bundle's own, if it has one)")
     tune.add_argument("--beam", type=int, default=50, metavar="N", help="size of the beam (%(default)s)")
+    tune.add_argument(
+        "--rate",
+        choices=("wer", "cer"),
+        default="wer",
+        help="what is to be least; cer where most words are wrong (%(default)s)",
+    )
     tune.add_argument("--dry-run", action="store_true", help="say what was found and write nothing")
     add_bundle_arguments(tune)
     tune.set_defaults(run=_tune)
@@ -133,19 +139,23 @@ def _tune(arguments: argparse.Namespace) -> int:
     model = read_arpa(arguments.lm or f"{arguments.bundle}/lm.arpa", content)
 
     def report(trial: Trial) -> None:
-        print(f"weight {trial.lm_weight:g}, bonus {trial.word_bonus:g}: WER {trial.wer:.2%}", flush=True)
+        print(
+            f"weight {trial.lm_weight:g}, bonus {trial.word_bonus:g}: {arguments.rate.upper()} {trial.error_rate:.2%}",
+            flush=True,
+        )
 
     manifest = expand_path(arguments.manifest)
     read_transcribed(manifest)  # found wrong before the model is loaded, not after it
     recognizer = Recognizer.load(
         arguments.bundle, device=arguments.device, use_language_model=False, trusted_packages=arguments.trust
     )
-    found = tune_lm(recognizer, model, manifest, beam_size=arguments.beam, on_trial=report)
+    found = tune_lm(recognizer, model, manifest, beam_size=arguments.beam, rate=arguments.rate, on_trial=report)
     best = found.best
     print(
-        f"best: weight {best.lm_weight:g}, bonus {best.word_bonus:g}: WER {best.wer:.2%}; greedy {found.greedy_wer:.2%}"
+        f"best: weight {best.lm_weight:g}, bonus {best.word_bonus:g}: {arguments.rate.upper()} {best.error_rate:.2%}; "
+        f"greedy {found.greedy:.2%}"
     )
-    if best.wer > found.greedy_wer:
+    if best.error_rate > found.greedy:
         print(f"speechkit lm: nothing is written into {arguments.bundle}: it does better greedily", file=sys.stderr)
         return 1
     if not arguments.dry_run:

@@ -47,9 +47,14 @@ def test_a_language_model_fills_in_what_is_not_heard(recognizer: Recognizer, man
     found = tune_lm(recognizer, model, manifest, weights=(0.0, 3.0), bonuses=(0.0, 2.0), on_trial=trials.append)
     assert found.trials == trials
     assert len(trials) >= 4
-    assert found.greedy_wer > 0.1
-    assert found.best.wer < found.greedy_wer
-    assert found.best.wer == min(trial.wer for trial in trials)
+    assert found.greedy > 0.1
+    assert found.best.error_rate < found.greedy
+    assert found.best.error_rate == min(trial.error_rate for trial in trials)
+    of_characters = tune_lm(recognizer, model, manifest, rate="cer", weights=(0.0, 3.0), bonuses=(0.0, 2.0))
+    assert of_characters.greedy != found.greedy
+    assert of_characters.best.error_rate < of_characters.greedy
+    with pytest.raises(ValueError, match="`rate` must be one of wer, cer, got 'per'"):
+        tune_lm(recognizer, model, manifest, rate="per")
 
 
 @pytest.mark.parametrize("texts", [[], ["...", ""]], ids=["empty", "no words"])
