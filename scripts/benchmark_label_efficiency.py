@@ -9,6 +9,7 @@ folder, and what was interrupted goes on; delete both to repeat it.
 """
 
 import argparse
+import csv
 import hashlib
 import importlib.metadata
 import json
@@ -95,6 +96,16 @@ def score_corpora(bundle: Path, split: str, manifest: Path) -> dict[str, dict[st
             "cer": sum(row["character_errors"] for row in own) / sum(len(row["reference"]) for row in own),
         }
     return rates
+
+
+def label_errors(out: Path) -> float:
+    """Share of wrong labels on the development sets, greedily, of the checkpoint that became the bundle."""
+    found = []
+    for path in (out / "logs").glob("start-*/metrics.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["val_score"]]
+        found += [(float(row["val_score"]), float(row["val_ler"])) for row in rows]
+    return min(found)[1]
 
 
 def side_by_side(jobs: int, calls: Iterable[Callable[[], Any]]) -> list[Any]:
@@ -214,6 +225,7 @@ def measure_read(
             ]
             speechkit(out / "log.txt", *tuning)
         row: Row = {"labels": labels, "encoder": objective, "start": start, "seed": seed}
+        row["dev_label_errors"] = label_errors(out)
         for split, manifest in splits.items():
             row |= score_corpora(bundle, split, manifest)
         print(json.dumps({key: row[key] for key in ("labels", "encoder", "start", "seed", "test")}), flush=True)
