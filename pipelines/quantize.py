@@ -33,6 +33,7 @@ def quantize(
     float_layers: Sequence[str] = (),
     recipe: str | None = None,
     overrides: Sequence[str] = (),
+    resume_from: str | None = None,
     trusted_packages: Sequence[str] = (),
     on_progress: Callable[[float], Any] = lambda seconds: None,
 ) -> QuantizedParts:
@@ -47,6 +48,7 @@ def quantize(
         float_layers: names of layers whose weights stay in float.
         recipe: of quantization-aware training, a name or a file; none: post-training quantization.
         overrides: `key=value` for the recipe.
+        resume_from: a checkpoint of `out`.run, "last" for its newest, or "auto" for that if there is one.
         trusted_packages: packages besides speechkit whose classes may be built.
         on_progress: called with the seconds of audio that were calibrated with.
 
@@ -58,6 +60,20 @@ def quantize(
             float bundle where `out` is to be.
     """
     check_target(Path(out), Path(bundle_path))
+    settings = {
+        "bundle_path": bundle_path,
+        "weight_bits": weight_bits,
+        "float_layers": list(float_layers),
+        "trusted_packages": list(trusted_packages),
+    }
+    checkpoint = None
+    if recipe is not None:
+        from speechkit.pipelines.training import checkpoint_to_resume
+
+        checkpoint = checkpoint_to_resume(resume_from, Path(f"{out}.run"))
+        for override in overrides:
+            if (name := override.lstrip("-").partition("=")[0].removeprefix("model.")) in settings:
+                raise ValueError(f"{override}: `{name}` is that of the quantization, and no key of its recipe")
     parts = quantized_parts(
         bundle_path, weight_bits=weight_bits, float_layers=float_layers, trusted_packages=trusted_packages
     )
@@ -67,14 +83,8 @@ def quantize(
     calibrate(parts, utterances, on_progress=on_progress)
     how = f"calibrated on {Path(calibration).name}, {len(utterances)} recordings"
     if recipe is not None:
-        settings = {
-            "bundle_path": bundle_path,
-            "weight_bits": weight_bits,
-            "float_layers": list(float_layers),
-            "trusted_packages": list(trusted_packages),
-        }
         own = [f"model.{name}={value}" for name, value in settings.items()]
-        train_quantized(parts.network, recipe, [*own, *overrides], Path(f"{out}.run"))
+        train_quantized(parts.network, recipe, [*own, *overrides], Path(f"{out}.run"), checkpoint)
         how += f", trained with quantization by {Path(recipe).stem}"
     if not distributed.is_initialized() or distributed.get_rank() == 0:  # all hold the same after training
         save_integer_bundle(integer_bundle(parts, f"{how}, weights of {weight_bits} bits"), out)
@@ -89,23 +99,25 @@ def check_target(out: Path, source: Path) -> None:
         raise ValueError(f"`out` must not be a float bundle, which would be spoilt, got {out}.")
 
 
-def train_quantized(network: QuantizedNetwork, recipe: str, overrides: Sequence[str], folder: Path) -> None:
+def train_quantized(
+    network: QuantizedNetwork, recipe: str, overrides: Sequence[str], folder: Path, checkpoint: Path | None = None
+) -> None:
     """Trains a calibrated network where it stands, and keeps what was best on the development set.
 
     Raises:
         ValueError: a wrong recipe.
     """
-    from speechkit.pipelines.training import keep_best, parse, trainer_defaults
+    from speechkit.pipelines.training import fit, keep_best, parse, prepare, trainer_defaults
     from speechkit.tasks import QuantizedRecognition
 
     defaults = trainer_defaults(folder, checkpoint_every_n_steps=200)
     cli = parse(QuantizedRecognition, [find_recipe(recipe, "quantize")], overrides, trainer_defaults=defaults)
+    prepare(cli)
     task: Any = cli.model
     task.encoder.load_state_dict(network.state_dict())
     best = keep_best(cli.trainer, folder, task.monitor) if cli.datamodule.dev else None
-    cli.trainer.fit(task, datamodule=cli.datamodule)
-    if cli.trainer.interrupted:
-        raise KeyboardInterrupt
+    fit(cli, checkpoint)
+    cli.trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt", weights_only=False)
     if best is not None and best.best_model_path:
         task.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
     network.load_state_dict(task.encoder.state_dict())

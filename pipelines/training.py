@@ -128,24 +128,16 @@ def train(
     if folder.is_file():
         raise ValueError(f"--out {folder}: is a file, and must be a folder")
     last = folder / "checkpoints" / "last.ckpt"
-    checkpoint = _checkpoint_to_resume(resume_from, last)
-    if checkpoint is None and last.exists():
-        raise ValueError(f"--out {folder}: holds a run already; go on with it by --ckpt last, or name another folder")
+    checkpoint = checkpoint_to_resume(resume_from, folder)
     cli = parse(
         task_class,
         [find_recipe(name, command) for name in configs],
         overrides,
         trainer_defaults=trainer_defaults(folder, checkpoint_every_n_steps),
     )
-    _share_cores(cli)
+    prepare(cli)
     trainer: Any = cli.trainer
     task, data = cli.model, cli.datamodule
-    for callback in trainer.callbacks:
-        if isinstance(callback, StepSeed):
-            callback.seed = cli.config.seed_everything or 0
-        unlabelled = getattr(callback, "unlabelled", None)
-        if unlabelled is not None and unlabelled.seed is None:
-            unlabelled.seed = cli.config.seed_everything or 0
     best = keep_best(trainer, folder, task_class.monitor) if data.dev else None
     if not data.dev:
         trainer.limit_val_batches = 0
@@ -156,12 +148,7 @@ def train(
         _check_checkpoint(checkpoint, task, is_sharded=is_sharded)
     fit_global_cmvn(task, data)
     whole_task = copy.deepcopy(task) if is_sharded else task
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except MisconfigurationException as error:
-        raise ValueError(_one_line(error)) from None
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    fit(cli, checkpoint)
     trainer.save_checkpoint(last, weights_only=False)
     if trainer.is_global_zero:
         chosen = (best.best_model_path if best is not None else "") or (last if is_sharded else "")
@@ -170,6 +157,32 @@ def train(
             whole_task.load_state_dict(state)
         save_bundle(whole_task.bundle(_card(command, configs, data, best)), folder / "bundle")
     return folder / "bundle"
+
+
+def prepare(cli: TrainingCLI) -> None:
+    """Shares the cores, and gives the run's seed to what draws by the step."""
+    _share_cores(cli)
+    seed = cli.config.seed_everything or 0
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StepSeed):
+            callback.seed = seed
+        unlabelled = getattr(callback, "unlabelled", None)
+        if unlabelled is not None and unlabelled.seed is None:
+            unlabelled.seed = seed
+
+
+def fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
+    """Trains, from a checkpoint or from the start; an interruption is one also where Lightning has caught it.
+
+    Raises:
+        ValueError: what Lightning refuses.
+    """
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except MisconfigurationException as error:
+        raise ValueError(_one_line(error)) from None
+    if cli.trainer.interrupted:
+        raise KeyboardInterrupt
 
 
 def trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, Any]:
@@ -246,7 +259,15 @@ def keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelCh
     return best
 
 
-def _checkpoint_to_resume(resume_from: str | None, last: Path) -> Path | None:
+def checkpoint_to_resume(resume_from: str | None, folder: Path) -> Path | None:
+    """The checkpoint that `--ckpt` names: a file, "last" for the run folder's newest, "auto" for it if there is one.
+
+    Raises:
+        ValueError: there is none, or the folder holds a run that would be lost.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if resume_from is None and last.exists():
+        raise ValueError(f"--out {folder}: holds a run already; go on with it by --ckpt last, or name another folder")
     if resume_from is None or (resume_from == "auto" and not last.is_file()):
         return None
     checkpoint = last if resume_from in ("last", "auto") else Path(resume_from)

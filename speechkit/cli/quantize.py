@@ -22,6 +22,11 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the int8 bundle: folder or .zip")
     parser.add_argument("--qat", metavar="RECIPE", help="train with quantization by this recipe, such as digits")
+    parser.add_argument(
+        "--ckpt",
+        metavar="FILE",
+        help='go on with --qat from a checkpoint; "last" is that of OUT.run, "auto" too if there is one',
+    )
     parser.add_argument("--weight-bits", type=int, default=8, metavar="N", help="of the weights, 2 to 8 (%(default)s)")
     parser.add_argument(
         "--float-layers", nargs="+", default=[], metavar="NAME", help="layers whose weights stay in float"
@@ -40,6 +45,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     if arguments.overrides and arguments.qat is None:
         raise ValueError(f"unrecognized arguments without --qat: {' '.join(arguments.overrides)}")
+    if arguments.ckpt is not None and arguments.qat is None:
+        raise ValueError("--ckpt is for a training, and --qat names none")
     calibration = expand_path(arguments.calibration)
     with tqdm(unit=" s audio", disable=not sys.stderr.isatty()) as bar:
         parts = quantize(
@@ -50,6 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
             float_layers=arguments.float_layers,
             recipe=arguments.qat,
             overrides=arguments.overrides,
+            resume_from=arguments.ckpt,
             trusted_packages=arguments.trust,
             on_progress=bar.update,
         )

@@ -226,7 +226,12 @@ data:
 
 @pytest.mark.slow
 def test_the_recipe_trains_with_quantization(
-    float_bundle: Path, int8_bundle: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    float_bundle: Path,
+    int8_bundle: Path,
+    recordings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("SPEECHKIT_DATA", str(tmp_path))
     arguments = ["quantize", str(float_bundle), "--calibration", str(recordings), "-o", str(tmp_path / "out")]
@@ -237,3 +242,16 @@ def test_the_recipe_trains_with_quantization(
     assert "trained with quantization by digits" in trained.card
     pairs = zip(trained.network.layers, calibrated.network.layers, strict=True)
     assert any((one.weight != other.weight).any() for one, other in pairs)
+    capsys.readouterr()
+    assert main([*arguments, "--qat", "digits", *options]) == 2
+    assert "holds a run already; go on with it by --ckpt last" in capsys.readouterr().err
+    assert main([*arguments, "--qat", "digits", "--ckpt", "auto", "model.weight_bits=4"]) == 2
+    assert "`weight_bits` is that of the quantization" in capsys.readouterr().err
+    twice = [str(tmp_path / "twice"), "--qat", "digits"]
+    half, whole = ([option.replace("max_steps=6", f"max_epochs={count}") for option in options] for count in (1, 2))
+    assert main([*arguments[:-1], *twice, *half]) == 0
+    shutil.rmtree(tmp_path / "twice")
+    assert main([*arguments[:-1], *twice, *whole, "--ckpt", "last"]) == 0
+    last = torch.load(tmp_path / "twice.run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 8
+    assert "Epoch 0" not in capsys.readouterr().out.split("written to")[-2]
