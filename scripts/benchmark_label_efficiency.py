@@ -251,7 +251,10 @@ def measure_read(
 
     if "10" in labels:
         fill("10", objectives, seeds)
-    best = min({row["encoder"] for row in rows}, key=lambda name: mean(rows, "10", name, "pretrained", "dev", "cer"))
+    tried = {row["encoder"] for row in rows if (row["labels"], row["start"]) == ("10", "pretrained")}
+    if not tried:
+        return
+    best = min(tried, key=lambda name: mean(rows, "10", name, "pretrained", "dev", "cer"))
     result["best_on_dev"] = best
     save(result)
     for count in labels:
