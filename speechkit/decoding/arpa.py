@@ -50,9 +50,8 @@ def read_arpa(path: str | os.PathLike[str], content: bytes | None = None) -> NGr
     Raises:
         ValueError: the file breaks the format; the message names file, line and rule.
     """
-    if content is None and str(path) == "-":
-        content = sys.stdin.buffer.read()
-    regular = read_regular(_text(path, content))
+    content = _content(path) if content is None else content  # once: a pipe cannot be read again
+    regular = read_regular(_unpacked(content or b""))
     if regular is not None:
         with contextlib.suppress(ValueError):  # what is wrong is said below, with its line
             return NGram(_named_as_here(regular[0]), regular[1])
@@ -79,10 +78,17 @@ def read_arpa(path: str | os.PathLike[str], content: bytes | None = None) -> NGr
         raise ValueError(f"{path}: {error}") from None
 
 
-def _text(path: str | os.PathLike[str], content: bytes | None) -> bytes:
-    """All of a file, unpacked; nothing where that fails, since reading it line by line says why."""
+def _content(path: str | os.PathLike[str]) -> bytes | None:
+    """Of a file; none where it cannot be read, since reading it line by line says why."""
     try:
-        content = Path(path).read_bytes() if content is None else content
+        return sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+    except OSError:
+        return None
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Plain; nothing where gzip data is broken, since reading it line by line says where."""
+    try:
         return gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
     except (OSError, EOFError, zlib.error):
         return b""

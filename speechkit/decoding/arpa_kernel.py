@@ -124,9 +124,8 @@ def read_regular(content: bytes) -> tuple[list[str], list[Level]] | None:
     if not head or not content.endswith(b"\n"):
         return None
     numbers = [tuple(map(int, re.findall(rb"\d+", line))) for line in head[1].splitlines()]
-    if [order for order, _ in numbers] != list(range(1, len(numbers) + 1)) or sum(count for _, count in numbers) > len(
-        content
-    ):
+    is_counted = [order for order, _ in numbers] == list(range(1, len(numbers) + 1))
+    if not is_counted or sum(count for _, count in numbers) > len(content):
         return None
     text, at, num_words, levels = np.frombuffer(content, np.uint8), head.end(), 0, []
     words = np.zeros((numbers[0][1], 2), np.int64)
