@@ -90,8 +90,8 @@ class ConvPart(nn.Module):
         x = F.pad(x, (left, right + missing))
         return F.conv1d(x, weight, stride=self.stride, groups=self.groups)[:, :, :num_frames]
 
-    def normalise(self, sums: Tensor, unit: Tensor, lengths: Tensor) -> Tensor:
-        """Batch norm over real frames of sums (B, C', T') that are worth unit / factor each; see the module."""
+    def normalise(self, sums: Tensor, unit: Tensor, scale: Tensor, lengths: Tensor) -> Tensor:
+        """Batch norm over real frames of sums (B, C', T') that are worth unit / factor each, in units of `scale`."""
         norm = self.norm
         value = unit / self.factor().detach()  # k; its sign is gamma's
         joined = getattr(norm, "joined", lambda *sums: sums)  # over ranks, where the batch norm joins them
@@ -109,7 +109,7 @@ class ConvPart(nn.Module):
                 norm.running_mean.lerp_(mean * value + bias, norm.momentum)
                 norm.running_var.lerp_(unbiased, norm.momentum)
         slope = norm.weight * value.sign() * (var + norm.eps / value.square()).rsqrt()
-        return centered * slope[:, None] + norm.bias[:, None]
+        return torch.addcmul((norm.bias / scale)[:, None], centered, (slope / scale)[:, None])
 
 
 class QuantizedConv(nn.Module):
@@ -208,7 +208,7 @@ class QuantizedConv(nn.Module):
         if self.is_float:
             ratio = self._float_sum(inputs, lengths) / scale
         elif self.training and not self.frozen:
-            ratio = self._live_sum(inputs, lengths, frames) / scale
+            ratio = self._live_sum(inputs, lengths, frames, scale)
         else:
             ratio = self._whole_sum(inputs, lengths, scale)
         return Activation(_rounded(ratio, low, high), scale), frames
@@ -220,16 +220,18 @@ class QuantizedConv(nn.Module):
             total = total + part.convolve(x.steps * x.scale, weight, lengths) + bias[:, None]
         return total
 
-    def _live_sum(self, inputs: list[Activation], lengths: Tensor, frames: Tensor) -> Tensor:
+    def _live_sum(self, inputs: list[Activation], lengths: Tensor, frames: Tensor, scale: Tensor) -> Tensor:
+        """The sum in units of the output's scale, each batch norm with the statistics of this batch."""
         weights, step = self.whole_weights([x.scale for x in inputs])
         unit = (inputs[0].scale * step).detach()
         total: Any = 0.0
         for part, x, weight in zip(self.parts, inputs, weights, strict=True):
             sums = part.convolve(x.steps, weight, lengths)
-            if part.norm is None:
-                sums = sums * unit[:, None] if part.bias is None else sums * unit[:, None] + part.bias[:, None]
+            if part.norm is not None:
+                sums = part.normalise(sums, unit, scale, frames)
             else:
-                sums = part.normalise(sums, unit, frames)
+                sums = sums * (unit / scale)[:, None]
+                sums = sums if part.bias is None else sums + (part.bias / scale)[:, None]
             total = total + sums
         return total
 
@@ -293,8 +295,9 @@ class _Round(torch.autograd.Function):
         rounded = x.round()
         if low is None:
             return rounded
-        ctx.save_for_backward((rounded >= low) & (rounded <= high))
-        return rounded.clamp_(low, high)
+        clipped = rounded.clamp(low, high)
+        ctx.save_for_backward(clipped == rounded)
+        return clipped
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
