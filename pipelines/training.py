@@ -7,6 +7,7 @@ import copy
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -149,11 +150,13 @@ def train(
     fit_global_cmvn(task, data)
     whole_task = copy.deepcopy(task) if is_sharded else task
     fit(cli, checkpoint)
-    trainer.save_checkpoint(last, weights_only=False)
+    if ended_with_an_epoch(trainer):
+        trainer.save_checkpoint(last, weights_only=False)
+    state = trainer.strategy.lightning_module_state_dict() if is_sharded else {}  # every rank has to take part
     if trainer.is_global_zero:
-        chosen = (best.best_model_path if best is not None else "") or (last if is_sharded else "")
-        if chosen:
-            state = torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"]
+        if best is not None and best.best_model_path:
+            state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        if state:
             whole_task.load_state_dict(state)
         save_bundle(whole_task.bundle(_card(command, configs, data, best)), folder / "bundle")
     return folder / "bundle"
@@ -187,7 +190,7 @@ def fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
 
 def trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, Any]:
     """Logs, checkpoints and limits of a run in its folder, over how many processes the launcher says."""
-    last = ModelCheckpoint(
+    last = LastCheckpoint(
         dirpath=folder / "checkpoints",
         filename="last",
         every_n_train_steps=checkpoint_every_n_steps,
@@ -250,6 +253,23 @@ def _share_cores(cli: TrainingCLI) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - cli.datamodule.num_workers))
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Also keeps the state at the last step where `trainer.max_steps` ends the training within an epoch.
+
+    Once `fit` has returned, Lightning takes that epoch for a finished one, and what is left of it would never be seen.
+    """
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **options: Any) -> None:
+        super().on_train_batch_end(trainer, *args, **options)
+        if trainer.global_step == trainer.max_steps and not ended_with_an_epoch(trainer):
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)
+
+
+def ended_with_an_epoch(trainer: lightning.Trainer) -> bool:
+    """Whether the last batch of training was also the last of its epoch."""
+    return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+
+
 def keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelCheckpoint:
     """Adds the callback that keeps the checkpoint with the least `monitor`."""
     best = ModelCheckpoint(
@@ -291,6 +311,13 @@ def _check_checkpoint(checkpoint: Path, task: lightning.LightningModule, *, is_s
         name = different[0]
         difference = f"{name} is {theirs.get(name, 'missing')} there and {shapes.get(name, 'missing')} here"
         raise ValueError(f"--ckpt {checkpoint}: made with another recipe, {difference}")
+    rates = [rate for schedule in content["lr_schedulers"] for rate in schedule.get("base_lrs", [])]
+    was_lowered = any(state.get("times_lowered") for state in content["callbacks"].values())
+    if rates and not was_lowered and not math.isclose(max(rates), rate := float(task.learning_rate)):
+        raise ValueError(
+            f"--ckpt {checkpoint}: goes on at its model.learning_rate, {max(rates):g}, got {rate:g}; "
+            "for another one begin a run with model.start_from or model.encoder_from"
+        )
     if is_sharded and numbers == sorted(numbers):  # Lightning would take them for places in `parameters()`
         raise ValueError(f"--ckpt {checkpoint}: made without sharding, and must be gone on with in the same way")
 

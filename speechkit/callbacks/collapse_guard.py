@@ -21,6 +21,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from speechkit.callbacks.composition import Order
 from speechkit.masking import length_mask
@@ -89,7 +90,8 @@ def effective_rank(frames: Tensor) -> Tensor:
 class CollapseGuard(lightning.Callback):
     """Measures, logs, and acts on what it sees.
 
-    A sign has to be seen `patience` times in a row, a loss or gradient that is not finite once.
+    A sign has to be seen `patience` times in a row, a loss or gradient that is not finite once. (Under "16-mixed" a
+    gradient may be: the scaler of the losses leaves such a step out and goes on with a smaller scale.)
 
     Args:
         action: "stop" raises `CollapseError`; "lower_rate" multiplies the learning rate by `rate_factor` and only stops
@@ -186,7 +188,8 @@ class CollapseGuard(lightning.Callback):
         self._stepped = True
         if self._watching:
             gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
-            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
+            norm = torch.nn.utils.get_total_norm(gradients)
+            self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -217,16 +220,20 @@ class CollapseGuard(lightning.Callback):
 
     @torch.no_grad()
     def _measure(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor) -> None:
-        """Fills the readings, each the mean over ranks, so that all ranks come to the same judgement."""
+        """Fills the readings, each the mean over the ranks that have it: all ranks come to the same judgement."""
+        nothing = torch.full((), torch.nan)
         values = {"loss": loss.detach(), "gradient_norm": self._gradient_norm}
         for kind in ("latent", "context"):
-            if kind in self._seen:
-                frames = _sample(*self._seen[kind])
-                if len(frames) > 1 and bool(frames.isfinite().all()):
-                    values[f"{kind}_std"], values[f"{kind}_rank"] = feature_std(frames), effective_rank(frames)
-        device = pl_module.device
-        joined = torch.stack([value.float().to(device) for value in values.values()])
-        self.readings = dict(zip(values, trainer.strategy.reduce(joined, reduce_op="mean").tolist(), strict=True))
+            frames = _sample(*self._seen[kind]) if kind in self._seen else nothing[None, None]
+            can_be_measured = len(frames) > 1 and bool(frames.isfinite().all())
+            values[f"{kind}_std"] = feature_std(frames) if can_be_measured else nothing
+            values[f"{kind}_rank"] = effective_rank(frames) if can_be_measured else nothing
+        measured = torch.stack([value.float().to(pl_module.device) for value in values.values()])
+        is_there = ~measured.isnan()
+        is_there[:2] = True  # loss and gradient: here NaN is a reading
+        sums = torch.stack([measured.masked_fill(~is_there, 0.0), is_there.float()])
+        total, count = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        self.readings = {name: total[i] / count[i] for i, name in enumerate(values) if count[i]}
         logged = trainer.callback_metrics.items()
         self.readings |= {name: float(value) for name, value in logged if _is_of_task(name)}
 
@@ -236,7 +243,8 @@ class CollapseGuard(lightning.Callback):
         self._since = {sign: self._since.get(sign, step) for sign in seen}
         self._counts = {sign: self._counts.get(sign, 0) + 1 for sign in seen}
         self._largest_gap = max(self._largest_gap, _or_zero(self.readings.get("train_score_gap", 0.0)))
-        if "not_finite" in seen:
+        scales_losses = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if "not_finite" in seen and not (scales_losses and math.isfinite(self.readings["loss"])):
             raise CollapseError(self._diagnosis(trainer, pl_module))
         if any(count >= self.patience for count in self._counts.values()):
             self._act(trainer, self._diagnosis(trainer, pl_module))

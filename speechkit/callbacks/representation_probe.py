@@ -4,8 +4,10 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from speechkit.callbacks.composition import Order
+from speechkit.callbacks.evaluation_mode import evaluation_mode
 from speechkit.data.manifest import expand_path
 from speechkit.probing import probe
 
@@ -22,6 +24,9 @@ class RepresentationProbe(lightning.Callback):
         every_n_epochs: how often.
         minutes: of audio, the same each time.
         num_triples: of each ABX score.
+
+    Raises:
+        ValueError: an argument out of its range, or parameters in shards.
     """
 
     order = Order.WATCH
@@ -40,10 +45,14 @@ class RepresentationProbe(lightning.Callback):
         self.manifest, self.what, self.every_n_epochs = manifest, what, every_n_epochs
         self.minutes, self.num_triples = minutes, num_triples
 
+    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        if isinstance(trainer.strategy, ModelParallelStrategy):  # one rank cannot run an encoder in shards
+            raise ValueError("RepresentationProbe must not be used with `trainer.strategy` ModelParallelStrategy.")
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), evaluation_mode(pl_module):
             result = probe(
                 pl_module.front_end,
                 pl_module.encoder,
@@ -53,8 +62,6 @@ class RepresentationProbe(lightning.Callback):
                 num_triples=self.num_triples,
                 device=str(pl_module.device),
             )
-        for part in (pl_module.front_end, pl_module.encoder):  # probed in evaluation mode
-            part.train()
         figures = {
             "speaker": result.speaker and result.speaker.accuracy,
             "label": result.label and result.label.accuracy,

@@ -61,6 +61,8 @@ def receptive_field(encoder: nn.Module, what: str = "context") -> ReceptiveField
     """
     encoder = encoder.encoder if isinstance(encoder, QuantizedEncoder) else encoder
     probed: Any = copy.deepcopy(encoder).cpu().double().eval()
+    for name in ("latents", "context"):  # callbacks that record them have put their own there, for the original
+        probed.__dict__.pop(name, None)
     if what == "latents" and not hasattr(probed, "latents"):
         raise ValueError(f"`what` must be 'context' for {type(encoder).__name__}, which has no latents, got {what!r}.")
     function = probed.latents if what == "latents" else probed

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from speechkit.losses.negatives import Negatives
 
 SCORES = ("cosine", "dot")
+_ROUNDING = 1e-5  # relative, of scores
 
 
 class Comparison(NamedTuple):
@@ -83,7 +84,9 @@ def compare(
     result, highest, count, total, num_drawn = _over_chunks(scores, spans, threshold, reduce, combine)
     valid = (target < lengths[:, None]) & (count > 0)
     gap = temperature * (positive.detach() - total / num_drawn.clamp(min=1))
-    return Comparison(positive, result, (highest < positive.detach()) & valid, gap, count, valid)
+    own = positive.detach()
+    rounding = _ROUNDING * (1.0 + own.abs())  # the two are computed in different ways: equal frames are no success
+    return Comparison(positive, result, (highest < own - rounding) & valid, gap, count, valid)
 
 
 def lowest(scores: Tensor) -> float:
@@ -107,6 +110,8 @@ def _check(
         raise ValueError(f"`num_hardest` must be at least 1, got {num_hardest}.")
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    if len(negatives.frame) != len(predictions):
+        raise ValueError(f"`negatives` must be of {len(predictions)} utterances, got those of {len(negatives.frame)}.")
     if negatives.utterance is None and (predictions.dim() != 3 or negatives.frame.shape[:2] != predictions.shape[:2]):
         raise ValueError(
             f"`negatives` of each anchor must be (B, T, N) for predictions (B, T, D), "

@@ -87,7 +87,7 @@ def contrastive_nce(
 
     As it stands, this is wav2vec's loss with lambda equal to the number of negatives (Schneider et al. 2019): each
     sigmoid sees the score itself. With `noise_ratio=None` it sees the score minus log N, and the best score is the
-    log-ratio of densities, as in `nce`.
+    log-ratio of densities, as in `nce`, where all N count; those that are left out make it less by log(N / kept).
 
     Args:
         predictions: (B, T, K, D) or (B, T, D), as for `infonce`.

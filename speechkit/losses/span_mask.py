@@ -20,8 +20,8 @@ def span_mask(
     """Masks spans that begin at distinct random frames, at least one an utterance; spans may overlap.
 
     The number of spans is `start_probability` times the number of frames, rounded up or down at random so that it is
-    right in the mean. In a short utterance a span is no longer than half of it, so that there is something to guess
-    from; an utterance of one frame has no mask.
+    right in the mean. In a short utterance a span is no longer than half of it, so that there mostly is something to
+    guess from (two spans may still cover it); an utterance of one frame has no mask.
 
     Args:
         lengths: (B,) frames.

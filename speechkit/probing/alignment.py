@@ -122,7 +122,8 @@ def align_by(aligner: Bundle, utterances: Sequence[Utterance], *, device: str = 
         ValueError: not a recogniser of characters or words.
     """
     if aligner.head is None or not isinstance(aligner.tokenizer, CharTokenizer | WordTokenizer):
-        raise ValueError("`aligner` must be a recogniser with CharTokenizer or WordTokenizer.")
+        kind = "an encoder" if aligner.head is None else f"one with {type(aligner.tokenizer).__name__}"
+        raise ValueError(f"`aligner` must be a recogniser with CharTokenizer or WordTokenizer, got {kind}.")
     extractor = FeatureExtractor(aligner.front_end, aligner.encoder, device=device)
     head = aligner.head.cpu().eval()
     labels: list[list[Label] | None] = []

@@ -12,6 +12,7 @@ from speechkit.audio import AudioError, load_audio
 from speechkit.data import Utterance
 from speechkit.encoders.layers import layer_format, layer_outputs
 from speechkit.encoders.receptive_field import encoder_stride
+from speechkit.encoders.wav2vec2 import WaveformConvs
 from speechkit.features.framing import first_frame_seconds
 
 REPRESENTATIONS = ("context", "latents", "features")
@@ -76,6 +77,9 @@ class FeatureExtractor:
     def times(self, num_frames: int) -> Tensor:
         """Seconds at which frames stand, float64 (T,): the middle of the input frame that each is centred on."""
         first = first_frame_seconds(self.front_end.features)
+        convs = getattr(self.encoder, "subsampling", None)
+        if self.what != "features" and isinstance(convs, WaveformConvs):  # unpadded: a latent begins where it stands
+            first += (convs.receptive_field - 1) / 2 * self.front_end.hop_seconds
         return first + self.step_seconds * torch.arange(num_frames, dtype=torch.float64)
 
     @torch.no_grad()

@@ -97,7 +97,10 @@ class ContrastivePretraining(Pretraining):
             warmup_fraction=warmup_fraction,
         )
         if not hasattr(encoder, "latents") or getattr(encoder, "bidirectional", False):
-            raise ValueError("`encoder` must have latents and a causal context (ConvGRUEncoder, bidirectional: false).")
+            raise ValueError(
+                "`encoder` must have latents and a causal context (ConvGRUEncoder, bidirectional: false), "
+                f"got {type(encoder).__name__}{', bidirectional' if hasattr(encoder, 'latents') else ''}."
+            )
         for name, value, known in (
             ("predictor", predictor, PREDICTORS),
             ("objective", objective, OBJECTIVES),
@@ -106,7 +109,11 @@ class ContrastivePretraining(Pretraining):
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {value!r}.")
-        for name, number in (("num_negatives", num_negatives), ("hard_pool_factor", hard_pool_factor)):
+        for name, number in (
+            ("num_negatives", num_negatives),
+            ("hard_pool_factor", hard_pool_factor),
+            ("negatives_at_a_time", negatives_at_a_time),
+        ):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
         if not temperature > 0:

@@ -90,6 +90,10 @@ class MaskedContrastivePretraining(Pretraining):
             raise ValueError(
                 f"`temperature` and `num_negatives` must be positive, got {temperature} and {num_negatives}."
             )
+        if not 0.0 < start_probability <= 1.0:
+            raise ValueError(f"`start_probability` must lie in (0, 1], got {start_probability}.")
+        if span_length < 1:
+            raise ValueError(f"`span_length` must be at least 1, got {span_length}.")
         self.head = MaskedPredictionHead(codebook=codebook, context_dim=encoder.output_dim, output_dim=prediction_dim)
         self.start_probability, self.span_length = start_probability, span_length
         self.num_negatives, self.temperature = num_negatives, temperature

@@ -77,7 +77,7 @@ class Pretraining(lightning.LightningModule):
         """
         skipped = (contrast.predictions == 0) & (batch.weights > 0)
         self._name_skipped(batch, skipped)
-        each = contrast.loss + added
+        each = contrast.loss + added * (contrast.predictions > 0)
         means = {"loss": contrast.loss, "accuracy": contrast.accuracy, "score_gap": contrast.score_gap}
         if isinstance(contrast, InfoNCE):
             means["bound"] = contrast.bound

@@ -104,3 +104,13 @@ def test_an_encoder_without_padding() -> None:
             return self.conv(x.transpose(1, 2)).transpose(1, 2), self.output_lengths(lengths)
 
     assert receptive_field(Valid()) == ReceptiveField(0, 6, 3)
+
+
+def test_a_callback_that_records_the_latents_changes_nothing() -> None:
+    encoder = Wav2VecEncoder(**WAVEFORM)
+    expected = receptive_field(encoder, "latents")
+    recorded = []
+    latents = encoder.latents
+    encoder.latents = lambda *arguments: recorded.append(1) or latents(*arguments)
+    assert receptive_field(encoder, "latents") == expected
+    assert not recorded

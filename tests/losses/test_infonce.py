@@ -171,6 +171,14 @@ def test_codes_all_alike_are_no_success() -> None:
     assert [value.item() for value in result] == [0.0] * 5
 
 
+@pytest.mark.parametrize("score", ["cosine", "dot"])
+def test_frames_all_alike_are_no_success(score: str) -> None:
+    """Positives and negatives are scored in different ways, and what these differ in by rounding tells nothing apart."""
+    latents, lengths = torch.randn(1, 1, 32).expand(4, 10, 32), torch.tensor([10] * 4)
+    result = infonce(torch.randn(4, 10, 3, 32), latents, lengths, draw_negatives(lengths, 100), score=score)
+    assert result.accuracy.tolist() == [0.0] * 4
+
+
 def test_gap_of_known_predictions() -> None:
     """Of predictions that are the latents, cosine 1 to the true ones and about 0 to others; of noise, 0."""
     torch.manual_seed(0)
@@ -238,6 +246,7 @@ def test_chunks_bound_the_memory_and_change_no_gradient(num_hardest: int | None)
         ({"num_hardest": 0}, "num_hardest"),
         ({"chunk_size": 0}, "chunk_size"),
         ({"negatives": draw_negatives_per_anchor(torch.tensor([5]), 4)}, "negatives"),
+        ({"negatives": draw_negatives(torch.tensor([5, 5]), 4)}, "of 1 utterances, got those of 2"),
     ],
 )
 def test_wrong_calls_name_the_argument(options: dict, said: str) -> None:

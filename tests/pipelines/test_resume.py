@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from speechkit.callbacks import StepSeed
 from speechkit.cli.main import main
@@ -76,3 +77,27 @@ def test_stopped_anywhere_and_resumed(
         with pytest.raises(Interrupted):
             run("broken", "--checkpoint-every", "1")
     assert run("broken", "--ckpt", "auto" if first_steps == 5 else "last") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [(3, 7), (5, 7), (7, 8)])
+def test_a_training_of_so_many_steps_goes_on_within_its_epoch(
+    corpus: Path, tmp_path: Path, steps: tuple[int, int]
+) -> None:
+    """An epoch has five steps."""
+    for place, count in enumerate(steps):
+        more = ["--ckpt", "last"] if place else []
+        options = [f"trainer.max_steps={count}", "trainer.max_epochs=-1", "data.dev=[]"]
+        assert main(["finetune", "--config", SMALL, "--out", str(tmp_path), *options, *more]) == 0
+        state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+        seen = state["SpeechDataModule"]
+        assert state["global_step"] == count
+        assert 5 * seen["epoch"] + seen["batches_done"] == count
+
+
+@pytest.mark.slow
+def test_another_learning_rate_is_refused(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["finetune", "--config", SMALL, "--out", str(tmp_path)]
+    assert main([*run, "trainer.max_epochs=1"]) == 0
+    assert main([*run, "--ckpt", "last", "trainer.max_epochs=2", "model.learning_rate=0.5"]) == 2
+    assert "goes on at its model.learning_rate" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import lightning
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from speechkit.callbacks import DataParallel, StepSeed
+from speechkit.callbacks import CollapseGuard, DataParallel, StepSeed
 from speechkit.codebooks import GumbelCodebook, KMeansCodebook
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.encoders import ConvGRUEncoder, QuantizedEncoder, Wav2Vec2Encoder
@@ -24,8 +24,12 @@ FIXED = {  # an epoch at the rate 0, with batch norm: gradients and validation
 }
 CODEBOOKS = {"gumbel": GumbelCodebook, "kmeans": KMeansCodebook}
 TWENTY = ("cpc", *CODEBOOKS, "vq")  # twenty steps of CPC, of wav2vec 2.0 with each codebook, and of vq-wav2vec
-SHARDED = {"sharded": 0.0, "sharded-dropped": 0.5}  # wav2vec 2.0 whose parameters are in shards -> its layer_drop
-RUNS = {1: [*FIXED, *TWENTY], 2: [*FIXED, *TWENTY, *SHARDED], 4: TWENTY}  # number of processes -> what they train
+SHARDED = {"sharded": 0.0, "sharded-dropped": 0.5, "sharded-unpadded": 0.0}  # wav2vec 2.0 in shards -> its layer_drop
+RUNS = {
+    1: [*FIXED, *TWENTY, "unpadded"],
+    2: [*FIXED, *TWENTY, *SHARDED],
+    4: TWENTY,
+}  # number of processes -> what they train
 
 
 class Record(lightning.Callback):
@@ -46,9 +50,10 @@ class Record(lightning.Callback):
 def make_task(name: str) -> lightning.LightningModule:
     torch.manual_seed(0)
     front_end = FrontEnd(features=MFB(sample_rate_hz=8000, num_mels=20), cmvn=UtteranceCMVN())
-    if name in CODEBOOKS or name in SHARDED:
+    if name in CODEBOOKS or name in SHARDED or name == "unpadded":
         encoder = Wav2Vec2Encoder(
-            input_dim=20, channels=16, kernel_sizes=(5,), strides=(2,), conv_norm="layer", conv_bias=True, padded=True,
+            input_dim=20, channels=16, kernel_sizes=(5,), strides=(2,), conv_norm="layer", conv_bias=True,
+            padded="unpadded" not in name,
             output_dim=16, num_layers=1, num_heads=2, feed_forward_dim=32, pre_norm=True, position_kernel_size=8,
             position_groups=4, dropout=0.0, layer_drop=SHARDED.get(name, 0.0),
         )  # fmt: skip
@@ -85,7 +90,7 @@ def train(manifest: str, name: str, num_processes: int) -> dict[str, Any]:
         devices=num_processes,
         strategy=strategy,
         max_steps=3 if name in FIXED else 20,
-        callbacks=[StepSeed(), record, DataParallel(check_every_n_steps=1)],
+        callbacks=[StepSeed(), record, DataParallel(check_every_n_steps=1), CollapseGuard(every_n_steps=1)],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,

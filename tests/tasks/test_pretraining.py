@@ -63,6 +63,7 @@ def test_one_two_and_four_processes_have_the_same_first_twenty_losses(of_process
 
 @pytest.mark.slow
 def test_sharded_parameters_change_no_loss(of_processes: dict[int, Any]) -> None:
-    one, two = of_processes[1]["gumbel"]["losses"], of_processes[2]
-    assert two["sharded"]["losses"] == pytest.approx(one, abs=1e-5)
+    one, two = of_processes[1], of_processes[2]
+    assert two["sharded"]["losses"] == pytest.approx(one["gumbel"]["losses"], abs=1e-5)
+    assert two["sharded-unpadded"]["losses"] == pytest.approx(one["unpadded"]["losses"], abs=1e-5)
     assert all(math.isfinite(loss) for loss in two["sharded-dropped"]["losses"])
