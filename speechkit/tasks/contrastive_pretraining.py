@@ -1,6 +1,5 @@
 """Contrastive predictive coding: an encoder learns from audio alone (van den Oord et al. 2018, arXiv 1807.03748)."""
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from speechkit.bundle import Bundle
 from speechkit.codebooks import CodeUse, code_use
 from speechkit.data import SpeechBatch
-from speechkit.encoders import receptive_field
 from speechkit.heads import StepPredictors, TransformerPredictors
 from speechkit.losses import NCE, InfoNCE, contrastive_nce, draw_negatives, infonce, join_ranks, speaker_codes
 from speechkit.losses.contrast import SCORES
@@ -19,7 +17,6 @@ from speechkit.losses.negatives import SOURCES
 from speechkit.seeding import seeds_for
 from speechkit.tasks.pretraining import Pretraining
 
-_log = logging.getLogger(__name__)
 OBJECTIVES = {"infonce": infonce, "nce": contrastive_nce}
 PREDICTORS = {"linear": StepPredictors, "transformer": TransformerPredictors}
 
@@ -194,26 +191,6 @@ class ContrastivePretraining(Pretraining):
             chunk_size=self.negatives_at_a_time,
             **options,
         )
-
-    @property
-    def overlapping_steps(self) -> int:
-        """How many of the steps ahead have latents that see audio which the context has seen: too easy to tell."""
-        field = receptive_field(self.encoder, "latents")
-        num_steps = self.head.num_steps
-        return num_steps if field.frames is None else min(num_steps, (field.frames - 1) // field.stride)
-
-    def setup(self, stage: str) -> None:
-        """Says where most predictions are of audio that the context has seen."""
-        if stage != "fit" or not self.trainer.is_global_zero:
-            return
-        overlapping, num_steps = self.overlapping_steps, self.head.num_steps
-        if 2 * overlapping > num_steps:
-            _log.warning(
-                "model.encoder: latents see so far that %d of %d steps ahead share frames with the context and are "
-                "easily told; smaller `kernel_sizes` or more `model.num_steps` teach more",
-                overlapping,
-                num_steps,
-            )
 
     def compare(self, batch: SpeechBatch) -> Contrast:
         speakers = None

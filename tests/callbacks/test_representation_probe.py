@@ -11,5 +11,5 @@ from speechkit.callbacks import RepresentationProbe
 
 def test_shards_are_refused() -> None:
     trainer: Any = SimpleNamespace(strategy=ModelParallelStrategy())
-    with pytest.raises(ValueError, match="RepresentationProbe must not be used with `trainer.strategy`"):
+    with pytest.raises(ValueError, match=r"RepresentationProbe must not be used with `trainer.strategy`"):
         RepresentationProbe("dev.jsonl").setup(trainer, None, "fit")

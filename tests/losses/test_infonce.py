@@ -173,7 +173,7 @@ def test_codes_all_alike_are_no_success() -> None:
 
 @pytest.mark.parametrize("score", ["cosine", "dot"])
 def test_frames_all_alike_are_no_success(score: str) -> None:
-    """Positives and negatives are scored in different ways, and what these differ in by rounding tells nothing apart."""
+    """Positives and negatives are scored in different ways, which differ by rounding."""
     latents, lengths = torch.randn(1, 1, 32).expand(4, 10, 32), torch.tensor([10] * 4)
     result = infonce(torch.randn(4, 10, 3, 32), latents, lengths, draw_negatives(lengths, 100), score=score)
     assert result.accuracy.tolist() == [0.0] * 4

@@ -141,32 +141,3 @@ def test_what_teaches_nothing_is_named_once(
 def test_wrong_options_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         small_task(**options)
-
-
-@pytest.mark.parametrize(("kernel_sizes", "num_steps", "overlapping"), [((5, 5), 6, 3), ((3, 3), 6, 1), ((1, 1), 2, 0)])
-def test_steps_whose_audio_the_context_has_seen(
-    kernel_sizes: tuple[int, int],
-    num_steps: int,
-    overlapping: int,
-) -> None:
-    """Strides (2, 2): kernels (5, 5) see 13 frames, and those of latents 4, 8 and 12 frames apart overlap."""
-    task = small_task(num_steps=num_steps)
-    task.encoder = ConvGRUEncoder(input_dim=20, channels=16, kernel_sizes=kernel_sizes, hidden_size=16)
-    assert task.overlapping_steps == overlapping
-
-
-@pytest.mark.parametrize(("num_steps", "said"), [(5, True), (6, False)])
-def test_a_training_of_mostly_easy_steps_says_so(num_steps: int, said: bool, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = lightning.Trainer(
-        max_steps=1,
-        limit_val_batches=0,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    loader = DataLoader([batch_of(16000, 12000)], batch_size=None)
-    with caplog.at_level(logging.WARNING, logger="speechkit"):
-        trainer.fit(small_task(num_steps=num_steps), loader, loader)
-    assert ("3 of 5 steps ahead share frames" in caplog.text) == said
