@@ -10,13 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import yaml
 from benchmark_recipes import join_manifests
+from decoded_audio import decode_audio
 from label_efficiency_report import Row, mean
 from label_efficiency_training import score, speechkit, train
-
-from speechkit.audio import load_audio
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.setdefault("SPEECHKIT_DATA", str(ROOT.parent / "shared" / "data")))
@@ -58,7 +56,9 @@ class ReadSentences:
             if not texts:
                 raise SystemExit(f"--text must hold what scripts/general_text.py wrote, got {text}.")
             speechkit(runs / "english.txt", "lm", "train", *texts, "--prune", "0", "0", "1", "-o", str(self.english))
-        self.manifests = decode_audio(runs / "decoded")
+        self.manifests = {
+            corpus: decode_audio(DATA / corpus / "train.jsonl", runs / "decoded" / corpus, 16000) for corpus in CORPORA
+        }
         self.result = {"pretraining": {}, "runs": [], **before}
         self.rows: list[Row] = self.result["runs"]
         self.saving = threading.Lock()
@@ -167,23 +167,6 @@ def label_errors(out: Path) -> float:
             rows = [row for row in csv.DictReader(file) if row["val_score"]]
         found += [(float(row["val_score"]), float(row["val_ler"])) for row in rows]
     return min(found)[1]
-
-
-def decode_audio(out: Path) -> dict[str, Path]:
-    """Decodes the compressed recordings once, since every epoch of every training would: corpus -> train manifest."""
-    manifests = {}
-    for corpus in CORPORA:
-        manifests[corpus] = out / corpus / "train.jsonl"
-        if manifests[corpus].exists():
-            continue
-        (out / corpus).mkdir(parents=True, exist_ok=True)
-        rows = [json.loads(line) for line in (DATA / corpus / "train.jsonl").read_text("utf-8").splitlines()]
-        for row in rows:
-            samples = load_audio(DATA / corpus / row["audio_filepath"], sample_rate_hz=16000)
-            row["audio_filepath"] = row["audio_filepath"].replace("/", "-") + ".wav"
-            soundfile.write(out / corpus / row["audio_filepath"], samples, 16000, subtype="PCM_16")
-        manifests[corpus].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return manifests
 
 
 def write_labels(out: Path, minutes: int, manifests: Mapping[str, Path]) -> Path:

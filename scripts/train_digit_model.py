@@ -17,10 +17,12 @@ from typing import Any
 
 import digit_strings
 import numpy as np
+from decoded_audio import decode_audio
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "speechkit" / "models" / "digits"
 RESULTS = ROOT / "benchmarks" / "results" / "digit_model.json"
+READ = ("arctic", "speechocean")  # read sentences
 VOICES = ["--voices", "90", "--labelled-minutes", "30", "--unlabelled-minutes", "0"]
 VOICES += ["--dev-minutes", "2", "--test-minutes", "8"]
 
@@ -32,17 +34,31 @@ def speechkit(*arguments: str) -> None:
 
 def make(runs: Path, data: Path) -> tuple[Path, Path]:
     """Trains and quantizes. Returns the bundles in float and in int8."""
-    voices, out = runs / "voices", runs / "digit-model"
+    voices = runs / "voices"
     if not (voices / "corpus.json").exists():
         speechkit("data", "synth", str(voices), *VOICES, "--overwrite")
     os.environ["SPEECHKIT_VOICES"] = str(voices)
-    if not (out / "bundle" / "config.yaml").exists():
-        resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
-        speechkit("finetune", "--config", "digits_shipped", "--out", str(out), *resume)
+    read = {
+        split: [decode_audio(data / corpus / f"{split}.jsonl", runs / "read" / corpus, 8000) for corpus in READ]
+        for split in ("train", "dev")
+    }
+    digits = {split: [data / "digits" / f"{split}.jsonl", voices / f"{split}.jsonl"] for split in ("train", "dev")}
+    sets = [f"data.{split}={json.dumps(list(map(str, read[split] + digits[split])))}" for split in ("train", "dev")]
+    sounds = finetune(runs / "sounds", "read_phonemes", "digits_sounds", options=sets)
+    out = finetune(runs / "digit-model", "digits_shipped", options=[f"model.encoder_from={sounds}"])
     calibration = runs / "calibration.jsonl"
     write_calibration(calibration, [data / "digits" / "dev.jsonl", voices / "dev.jsonl"])
-    speechkit("quantize", str(out / "bundle"), "--calibration", str(calibration), "-o", str(runs / "int8"))
-    return out / "bundle", runs / "int8"
+    speechkit("quantize", str(out), "--calibration", str(calibration), "-o", str(runs / "int8"))
+    return out, runs / "int8"
+
+
+def finetune(out: Path, *recipes: str, options: list[str]) -> Path:
+    """Trains, goes on, or does nothing where it is done. Returns the bundle."""
+    if not (out / "bundle" / "config.yaml").exists():
+        resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
+        configs = [part for recipe in recipes for part in ("--config", recipe)]
+        speechkit("finetune", *configs, *options, "--out", str(out), *resume)
+    return out / "bundle"
 
 
 def write_calibration(path: Path, manifests: list[Path]) -> None:
