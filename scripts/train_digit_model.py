@@ -1,7 +1,8 @@
 """Makes the model in the wheel, speechkit/models/digits: synthetic voices, training, int8, and what it reaches.
 
-`python scripts/train_digit_model.py --runs runs` needs $SPEECHKIT_DATA and some half an hour on one free core. What is
-there already is kept, and an interrupted training goes on. The recipe is configs/finetune/digits_shipped.yaml.
+`python scripts/train_digit_model.py --runs runs` needs $SPEECHKIT_DATA and some hour and a half on one free core. What
+is there already is kept, and an interrupted training goes on. The encoder first learns phonemes of read speech
+(configs/overlay/digits_sounds.yaml), for its many speakers, and then digits (configs/finetune/digits_shipped.yaml).
 """
 
 import argparse
@@ -98,9 +99,11 @@ def card(tests: dict[str, dict[str, dict[str, Any]]]) -> str:
         "# digits: strings of the English words zero to nine, int8",
         "",
         "- input: 8 kHz (other rates are resampled); output: the ten words, greedy CTC; other speech gives nonsense",
-        "- trained by `python scripts/train_digit_model.py`, recipe configs/finetune/digits_shipped.yaml, on the Free",
-        "  Spoken Digit Dataset (train, 6 speakers; Zohar Jackson et al., CC BY-SA 4.0) and 30 minutes of strings by",
-        "  synthetic voices (eSpeak NG), with simulated rooms, noise, channels, speeds and vocal tracts",
+        "- trained by `python scripts/train_digit_model.py`: phonemes first (recipe read_phonemes with",
+        "  configs/overlay/digits_sounds.yaml), from CMU ARCTIC (two speakers) and speechocean762 (55 speakers; Junbo",
+        "  Zhang et al., OpenSLR 101); then digits (configs/finetune/digits_shipped.yaml), from the Free Spoken Digit",
+        "  Dataset (train, 6 speakers; Zohar Jackson et al., CC BY-SA 4.0) and 30 minutes of strings by synthetic voices",
+        "  (eSpeak NG), with simulated rooms, noise, channels, speeds and vocal tracts",
         "- int8 by calibration on development sets; weights and activations of 8 bits",
         "- licence: CC BY-SA 4.0, that of the recordings; attribution as above",
         "",
