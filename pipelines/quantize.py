@@ -68,7 +68,7 @@ def quantize(
     }
     checkpoint = None
     if recipe is not None:
-        from speechkit.pipelines.training import checkpoint_to_resume
+        from speechkit.pipelines.checkpoints import checkpoint_to_resume
 
         checkpoint = checkpoint_to_resume(resume_from, Path(f"{out}.run"))
         for override in overrides:
@@ -107,7 +107,8 @@ def train_quantized(
     Raises:
         ValueError: a wrong recipe.
     """
-    from speechkit.pipelines.training import fit, keep_best, parse, prepare, trainer_defaults
+    from speechkit.pipelines.checkpoints import keep_best
+    from speechkit.pipelines.training import fit, parse, prepare, trainer_defaults
     from speechkit.tasks import QuantizedRecognition
 
     defaults = trainer_defaults(folder, checkpoint_every_n_steps=200)

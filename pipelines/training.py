@@ -7,7 +7,6 @@ import copy
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 import re
@@ -34,6 +33,14 @@ from speechkit.bundle import save_bundle
 from speechkit.callbacks import StepSeed, Throughput, compose
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.features import GlobalCMVN
+from speechkit.pipelines.checkpoints import (
+    LastCheckpoint,
+    check_checkpoint,
+    checkpoint_to_resume,
+    ended_with_an_epoch,
+    keep_best,
+    warn_of_changes,
+)
 from speechkit.pipelines.recipes import find_recipe, read_recipe
 
 _RECORDED_PACKAGES = ("torch", "torchaudio", "lightning", "lhotse", "numpy", "soundfile", "soxr", "sentencepiece")
@@ -89,7 +96,7 @@ def parse(
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False, **(trainer_defaults or {})},
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
     except (ArgumentError, MisconfigurationException, RuntimeError) as error:  # torch's parts raise RuntimeError
         raise ValueError(_one_line(error)) from None
@@ -142,14 +149,15 @@ def train(
     best = keep_best(trainer, folder, task_class.monitor) if data.dev else None
     if not data.dev:
         trainer.limit_val_batches = 0
-    if trainer.is_global_zero:
-        _record(folder, cli)
     is_sharded = isinstance(trainer.strategy, ModelParallelStrategy)
-    if checkpoint is not None:
-        _check_checkpoint(checkpoint, task, is_sharded=is_sharded)
+    steps_before = 0 if checkpoint is None else check_checkpoint(checkpoint, task, trainer)
+    if trainer.is_global_zero:
+        _record(folder, cli, is_resumed=checkpoint is not None)
     fit_global_cmvn(task, data)
     whole_task = copy.deepcopy(task) if is_sharded else task
     fit(cli, checkpoint)
+    if trainer.global_step == steps_before:
+        _log.warning("%s is as long already as trainer.max_epochs or max_steps says: nothing was trained", checkpoint)
     if ended_with_an_epoch(trainer):
         trainer.save_checkpoint(last, weights_only=False)
     state = trainer.strategy.lightning_module_state_dict() if is_sharded else {}  # every rank has to take part
@@ -184,8 +192,10 @@ def fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise ValueError(_one_line(error)) from None
-    if cli.trainer.interrupted:
-        raise KeyboardInterrupt
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if not cli.trainer.interrupted:
+            raise
+        raise KeyboardInterrupt(f"in step {cli.trainer.global_step}; --ckpt last goes on") from None
 
 
 def trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, Any]:
@@ -253,75 +263,6 @@ def _share_cores(cli: TrainingCLI) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) - cli.datamodule.num_workers))
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Also keeps the state at the last step where `trainer.max_steps` ends the training within an epoch.
-
-    Once `fit` has returned, Lightning takes that epoch for a finished one, and what is left of it would never be seen.
-    """
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **options: Any) -> None:
-        super().on_train_batch_end(trainer, *args, **options)
-        if trainer.global_step == trainer.max_steps and not ended_with_an_epoch(trainer):
-            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)
-
-
-def ended_with_an_epoch(trainer: lightning.Trainer) -> bool:
-    """Whether the last batch of training was also the last of its epoch."""
-    return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
-
-
-def keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelCheckpoint:
-    """Adds the callback that keeps the checkpoint with the least `monitor`."""
-    best = ModelCheckpoint(
-        dirpath=folder / "checkpoints", filename="best", monitor=monitor, mode="min", enable_version_counter=False
-    )
-    trainer.callbacks.append(best)  # type: ignore[attr-defined]
-    return best
-
-
-def checkpoint_to_resume(resume_from: str | None, folder: Path) -> Path | None:
-    """The checkpoint that `--ckpt` names: a file, "last" for the run folder's newest, "auto" for it if there is one.
-
-    Raises:
-        ValueError: there is none, or the folder holds a run that would be lost.
-    """
-    last = folder / "checkpoints" / "last.ckpt"
-    if resume_from is None and last.exists():
-        raise ValueError(f"--out {folder}: holds a run already; go on with it by --ckpt last, or name another folder")
-    if resume_from is None or (resume_from == "auto" and not last.is_file()):
-        return None
-    checkpoint = last if resume_from in ("last", "auto") else Path(resume_from)
-    if not checkpoint.is_file():
-        raise ValueError(f"--ckpt {resume_from}: no checkpoint at {checkpoint}")
-    return checkpoint
-
-
-def _check_checkpoint(checkpoint: Path, task: lightning.LightningModule, *, is_sharded: bool) -> None:
-    """Raises ValueError where the file is no checkpoint, one of other parts, or of another strategy's optimizer."""
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        state = content["state_dict"]
-        numbers = [number for group in content["optimizer_states"][0]["param_groups"] for number in group["params"]]
-    except Exception as error:  # whatever a damaged file makes torch's unpickler raise
-        raise ValueError(f"--ckpt {checkpoint}: not a checkpoint of speechkit ({type(error).__name__})") from None
-    shapes = {name: tuple(value.shape) for name, value in task.state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in state.items()}
-    different = [name for name in {**shapes, **theirs} if shapes.get(name) != theirs.get(name)]
-    if different:
-        name = different[0]
-        difference = f"{name} is {theirs.get(name, 'missing')} there and {shapes.get(name, 'missing')} here"
-        raise ValueError(f"--ckpt {checkpoint}: made with another recipe, {difference}")
-    rates = [rate for schedule in content["lr_schedulers"] for rate in schedule.get("base_lrs", [])]
-    was_lowered = any(state.get("times_lowered") for state in content["callbacks"].values())
-    if rates and not was_lowered and not math.isclose(max(rates), rate := float(task.learning_rate)):
-        raise ValueError(
-            f"--ckpt {checkpoint}: goes on at its model.learning_rate, {max(rates):g}, got {rate:g}; "
-            "for another one begin a run with model.start_from or model.encoder_from"
-        )
-    if is_sharded and numbers == sorted(numbers):  # Lightning would take them for places in `parameters()`
-        raise ValueError(f"--ckpt {checkpoint}: made without sharding, and must be gone on with in the same way")
-
-
 def fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> None:
     """Takes the statistics of a `GlobalCMVN` from an hour of training audio, the same on every rank."""
     front_end: Any = task.front_end
@@ -340,12 +281,14 @@ def fit_global_cmvn(task: lightning.LightningModule, data: SpeechDataModule) -> 
     cmvn.fit(batches())
 
 
-def _record(folder: Path, cli: TrainingCLI) -> None:
-    """Writes what a reader needs to repeat the run."""
+def _record(folder: Path, cli: TrainingCLI, *, is_resumed: bool) -> None:
+    """Writes what a reader needs to repeat the run, and says what is not as it was when the run goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
     for name in ("logger", "default_root_dir"):  # of this run folder: a run of this file elsewhere has its own
         config["trainer"].pop(name, None)
+    if is_resumed:
+        warn_of_changes(folder / "config.yaml", config)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     versions = {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES}
     facts = {

@@ -28,7 +28,8 @@ from speechkit.masking import length_mask
 
 ACTIONS = ("stop", "lower_rate")
 _SAMPLED_FRAMES = 512
-_WORSE_THAN_GUESSING = 1.5
+_WORSE_THAN_GUESSING, _NO_BETTER_THAN_GUESSING = 1.5, 0.98
+_LATE = 10  # times `first_step`: by then a loss should have moved
 _GAP_TO_LOSE = 0.05  # below it, a gap is noise, as it is while a long warm-up lasts
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ SIGNS = {
         ("raise the weight of the diversity term", "let the Gumbel temperature start higher and fall more slowly"),
     ),
     "worse_than_guessing": Sign("the loss is far above that of guessing among the negatives", (_TEMPERATURE, _RATE)),
+    "learns_nothing": Sign(
+        "the loss is still that of guessing among the negatives, long after the warm-up of the rate",
+        (_RATE, "look for silence or noise in the recordings (speechkit data check)"),
+    ),
     "frames_alike": Sign(
         "all frames have come to look alike (complete collapse)",
         (_RATE, _TEMPERATURE, "take negatives from the same utterance"),
@@ -98,7 +103,8 @@ class CollapseGuard(lightning.Callback):
             when that has not helped three times.
         every_n_steps: how often to measure; a measurement costs a singular value decomposition of at most 512 frames.
         patience: measurements in a row.
-        first_step: nothing is judged before, only logged.
+        first_step: nothing is judged before, only logged. A loss that is still that of guessing is a sign after ten
+            times as many steps and twice the warm-up of the rate.
         min_std: of latents and context.
         min_rank: of latents and context.
         min_gap_share: of the largest gap so far.
@@ -240,6 +246,11 @@ class CollapseGuard(lightning.Callback):
     def _judge(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         step = trainer.global_step
         seen = self._signs(pl_module) if step >= self.first_step or not self._is_finite() else set()
+        warm_up = getattr(pl_module, "warmup_fraction", 0.0) * trainer.estimated_stepping_batches
+        guessing = getattr(pl_module, "loss_of_guessing", math.inf)
+        loss = self.readings.get("train_loss", 0.0)
+        if step >= max(_LATE * self.first_step, 2 * warm_up) and _NO_BETTER_THAN_GUESSING * guessing < loss < math.inf:
+            seen |= set() if "worse_than_guessing" in seen else {"learns_nothing"}
         self._since = {sign: self._since.get(sign, step) for sign in seen}
         self._counts = {sign: self._counts.get(sign, 0) + 1 for sign in seen}
         self._largest_gap = max(self._largest_gap, _or_zero(self.readings.get("train_score_gap", 0.0)))

@@ -80,13 +80,16 @@ def _import(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from speechkit.data.check import check_manifests
+    from speechkit.data.check import check_manifests, describe_manifest
+    from speechkit.data.manifest import read_utterances
 
     recipe = None
     if arguments.config is not None:
         from speechkit.pipelines.checking import recipe_requirements
 
         recipe = recipe_requirements(arguments.config, arguments.manifests[0])
+    for manifest in arguments.manifests:
+        print(f"{manifest}: {describe_manifest(read_utterances(manifest))}")
     counts = {"error": 0, "note": 0}
     with tqdm(unit=" files", disable=not sys.stderr.isatty()) as bar:
         for problem in check_manifests(arguments.manifests, recipe=recipe, on_progress=bar.update):

@@ -103,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"speechkit {arguments.command}: {_reason(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted {error}".rstrip(), file=sys.stderr)
         return 128 + signal.SIGINT
 
 

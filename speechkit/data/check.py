@@ -59,6 +59,18 @@ def check_manifests(
     yield from _shared_audio(everything)
 
 
+def describe_manifest(utterances: Sequence[Utterance]) -> str:
+    """How many utterances, hours, speakers and texts a manifest says that it has, in a line."""
+    seconds = [item.duration_seconds for item in utterances if item.duration_seconds is not None]
+    speakers = len({item.speaker for item in utterances if item.speaker is not None})
+    parts = [f"{len(utterances)} utterances", f"{sum(item.text is not None for item in utterances)} with text"]
+    if seconds:
+        parts += [f"{sum(seconds) / 3600:.2f} h", f"{min(seconds):.1f} to {max(seconds):.1f} s"]
+    if len(seconds) < len(utterances):
+        parts.append(f"{len(utterances) - len(seconds)} without a duration")
+    return ", ".join([*parts, f"{speakers} speakers" if speakers else "no speakers named"])
+
+
 def _check_utterance(utterance: Utterance, recipe: Recipe | None, *, is_segment: bool) -> Iterator[Problem]:
     path = str(utterance.audio_path)
     try:

@@ -101,7 +101,12 @@ class SpeechDataModule(lightning.LightningDataModule):
             and cut.supervisions[0].speaker not in exclude_speakers
         ]
         if not kept:
-            raise ValueError(f"`train` must leave at least one utterance, got none of {len(cuts)} in {list(sources)}.")
+            longest = max((cut.duration for cut in cuts), default=0.0)
+            raise ValueError(
+                f"`train` must leave at least one utterance, got none of {len(cuts)} in {list(sources)}: `min_seconds` "
+                f"is {self.min_seconds:g}, `max_seconds` {self.max_seconds:g}, the longest has {longest:g} s"
+                f"{' and speakers are left out' if speakers or exclude_speakers else ''}."
+            )
         return kept
 
     def training_texts(self) -> Iterator[str | None]:

@@ -38,7 +38,10 @@ def read_metrics(run: str | os.PathLike[str]) -> dict[str, list[tuple[int, float
     """
     files = sorted(Path(run).glob("logs/*/metrics.csv"), key=lambda path: _start_of(path.parent.name))
     if not files:
-        raise ValueError(f"{run}: holds no logs/*/metrics.csv; it must be a run folder of pretrain or finetune")
+        raise ValueError(
+            f"{run}: holds no logs/*/metrics.csv; it must be a run folder of pretrain or finetune, "
+            "and long enough to have logged something (every trainer.log_every_n_steps, 10)"
+        )
     metrics: dict[str, dict[int, float]] = defaultdict(dict)
     for file in files:
         with file.open(newline="", encoding="utf-8") as rows:

@@ -16,6 +16,7 @@ from speechkit.losses.contrast import SCORES
 from speechkit.losses.negatives import SOURCES
 from speechkit.seeding import seeds_for
 from speechkit.tasks.pretraining import Pretraining
+from speechkit.tasks.recognition import load_pretrained_encoder
 
 OBJECTIVES = {"infonce": infonce, "nce": contrastive_nce}
 PREDICTORS = {"linear": StepPredictors, "transformer": TransformerPredictors}
@@ -42,6 +43,8 @@ class ContrastivePretraining(Pretraining):
         front_end: waveform -> features.
         encoder: one with `latents` and a causal `context`: `ConvGRUEncoder`, `Wav2VecEncoder`, or a `QuantizedEncoder`
             around one of them.
+        encoder_from: bundle whose encoder is the start, for a pretraining that goes on with other recordings or another
+            rate; its predictors are new.
         num_steps: K, how far ahead.
         predictor: "linear", or "transformer": a causal layer for each step, which trains more stably and transfers
             better (Riviere et al. 2020, arXiv 2002.02848).
@@ -71,6 +74,7 @@ class ContrastivePretraining(Pretraining):
         *,
         front_end: nn.Module,
         encoder: nn.Module,
+        encoder_from: str | None = None,
         num_steps: int = 6,
         predictor: str = "linear",
         objective: str = "infonce",
@@ -122,6 +126,8 @@ class ContrastivePretraining(Pretraining):
         self.num_negatives, self.negatives, self.hard_pool_factor = num_negatives, negatives, hard_pool_factor
         self.score, self.temperature, self.negatives_at_a_time = score, temperature, negatives_at_a_time
         self.clean_targets, self.diversity_weight = clean_targets, diversity_weight
+        if encoder_from is not None:
+            load_pretrained_encoder(encoder_from, front_end, encoder)
 
     @property
     def loss_of_guessing(self) -> float:

@@ -55,6 +55,7 @@ class Pretraining(lightning.LightningModule):
         self.encoder: Any = encoder
         self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
         self._warned_skipped: set[str] = set()
+        self._num_steps, self._num_taught = 0, torch.zeros(())  # of the epoch: steps, and utterances that taught
 
     def compare(self, batch: SpeechBatch) -> Any:
         """A forward pass with the batch's seeds; `contrast` of the result is its `InfoNCE` or `NCE`."""
@@ -76,6 +77,8 @@ class Pretraining(lightning.LightningModule):
             added: (B,) what else an utterance's loss is made of.
         """
         skipped = (contrast.predictions == 0) & (batch.weights > 0)
+        self._num_steps += 1
+        self._num_taught += ((contrast.predictions > 0) & (batch.weights > 0)).sum()
         self._name_skipped(batch, skipped)
         each = contrast.loss + added * (contrast.predictions > 0)
         means = {"loss": contrast.loss, "accuracy": contrast.accuracy, "score_gap": contrast.score_gap}
@@ -100,6 +103,19 @@ class Pretraining(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: SpeechBatch, batch_idx: int) -> None:
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1, rank_zero_only=True)
+
+    def on_train_epoch_start(self) -> None:
+        self._num_steps, self._num_taught = 0, torch.zeros((), device=self.device)
+
+    def on_train_epoch_end(self) -> None:
+        """Ends a training that has nothing to learn from.
+
+        Raises:
+            ValueError: in the whole epoch, no utterance had anything to predict.
+        """
+        num_taught = self.trainer.strategy.reduce(self._num_taught, reduce_op="sum")
+        if self._num_steps and not float(num_taught):
+            raise ValueError("`train` must hold utterances that have something to predict, got none in a whole epoch.")
 
     def on_validation_epoch_start(self) -> None:
         self._sums = torch.zeros(3, device=self.device)  # loss, accuracy, utterances

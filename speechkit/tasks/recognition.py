@@ -213,6 +213,8 @@ def load_pretrained_encoder(
 
 def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
     if isinstance(theirs, dict) and isinstance(ours, dict):
+        if theirs.get("class_path") != ours.get("class_path"):
+            theirs, ours = ({"class_path": values.get("class_path")} for values in (theirs, ours))
         keys = [key for key in {**theirs, **ours} if key not in _REGULARIZERS]
         return [
             line

@@ -157,6 +157,13 @@ def test_contrast_with_no_temperature_and_a_hundredfold_rate(temperature: float,
     assert "raise a small temperature" in message.split("What usually helps: ")[1]
 
 
+@pytest.mark.slow
+def test_a_loss_that_stays_at_guessing() -> None:
+    task = ContrastivePretraining(**parts(), learning_rate=0.0)
+    with pytest.raises(CollapseError, match="still that of guessing among the negatives, long after the warm-up"):
+        train(task, CollapseGuard(every_n_steps=2, first_step=2), steps=60)
+
+
 def test_no_temperature_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="`temperature` must be positive"):
         ContrastivePretraining(**parts(), temperature=0.0)

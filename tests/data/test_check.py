@@ -9,7 +9,8 @@ import pytest
 import soundfile
 import torch
 
-from speechkit.data.check import Problem, Recipe, check_manifests
+from speechkit.data.check import Problem, Recipe, check_manifests, describe_manifest
+from speechkit.data.manifest import Utterance
 from speechkit.text import CharTokenizer
 
 RATE = 8000
@@ -230,3 +231,10 @@ def test_output_lengths_are_asked_in_samples_of_the_recipe(tmp_path: Path) -> No
         tmp_path, {"audio_filepath": "a.wav", "text": "a"}, recipe=Recipe(RATE, CharTokenizer("a"), output_lengths)
     )
     assert asked == [RATE]
+
+
+def test_a_manifest_in_a_line() -> None:
+    utterances = [Utterance(Path("a.wav"), 1800.0, "one", "ann"), Utterance(Path("b.wav"), 900.0, None, "bob")]
+    assert describe_manifest(utterances) == "2 utterances, 1 with text, 0.75 h, 900.0 to 1800.0 s, 2 speakers"
+    unknown = describe_manifest([Utterance(Path("a.wav"))])
+    assert unknown == "1 utterances, 0 with text, 1 without a duration, no speakers named"

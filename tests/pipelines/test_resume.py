@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,3 +102,49 @@ def test_another_learning_rate_is_refused(corpus: Path, tmp_path: Path, capsys: 
     assert main([*run, "trainer.max_epochs=1"]) == 0
     assert main([*run, "--ckpt", "last", "trainer.max_epochs=2", "model.learning_rate=0.5"]) == 2
     assert "goes on at its model.learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_step_it_was_in(corpus: Path, tmp_path: Path) -> None:
+    epochs = "trainer.max_epochs=40"
+    process = subprocess.Popen(
+        [*command(tmp_path / "broken", epochs), "--checkpoint-every", "1000"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    logs = tmp_path / "broken" / "logs"
+    deadline = time.monotonic() + 120
+    while not any(logs.glob("start-0/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert re.search(r"interrupted in step \d+; --ckpt last goes on", said)
+    assert finish(tmp_path / "broken", epochs, "--ckpt", "last") == finish(tmp_path / "whole", epochs)
+
+
+@pytest.mark.slow
+def test_a_refused_resume_writes_nothing(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = ["finetune", "--config", SMALL, "--out", str(tmp_path)]
+    assert main([*run, "trainer.max_epochs=2"]) == 0
+    before = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert main([*run, "--ckpt", "last", "trainer.max_epochs=2"]) == 0
+    assert "is as long already as trainer.max_epochs or max_steps says: nothing was trained" in caplog.text
+    assert main([*run, "--ckpt", "last", "trainer.max_epochs=1"]) == 2
+    assert re.search(r"trainer.max_epochs: --ckpt .* has 2 already, got 1", capsys.readouterr().err)
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.slow
+def test_what_is_not_as_it_was_is_named(corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = ["finetune", "--config", SMALL, "--out", str(tmp_path)]
+    assert main([*run, "trainer.max_epochs=1"]) == 0
+    with caplog.at_level("WARNING", logger="speechkit"):
+        assert main([*run, "--ckpt", "last", "trainer.max_epochs=2", "data.batch_seconds=7"]) == 0
+    changed = [line for line in caplog.messages if line.startswith("goes on with another")]
+    assert len(changed) == 1
+    assert re.match(r"goes on with another data.batch_seconds: 7.0, which was ", changed[0])

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from speechkit.bundle import save_bundle
 from speechkit.data import SpeechBatch
 from speechkit.encoders import ConvGRUEncoder
 from speechkit.features import MFB, FrontEnd, UtteranceCMVN
@@ -116,7 +118,7 @@ def test_seeds_decide_the_negatives() -> None:
     [
         ("same_utterance", (8000, 300), ["u1: 1 frames are too short to predict any"]),
         ("mixed", (8000, 300), ["u1: 1 frames are too short to predict any"]),
-        ("other_utterances", (8000,), ["u0: no negatives (other_utterances) in its batch"]),
+        ("other_utterances", (8000, 300), ["u1: 1 frames are too short to predict any"]),
         ("mixed", (8000,), []),
     ],
 )
@@ -131,11 +133,35 @@ def test_what_teaches_nothing_is_named_once(
     assert messages == [f"{line}, so its loss counts as 0" for line in said]
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_an_epoch_that_teaches_nothing_ends_the_training(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="something to predict, got none in a whole epoch"):
+        fit(small_task(negatives="other_utterances"), batch_of(8000), 2)
+    assert "u0: no negatives (other_utterances) in its batch, so its loss counts as 0" in caplog.text
+
+
+def test_goes_on_from_a_bundle_of_the_same_parts(tmp_path: Path) -> None:
+    first = small_task()
+    save_bundle(first.bundle(), tmp_path / "bundle")
+    torch.manual_seed(1)
+    encoder = ConvGRUEncoder(input_dim=20, channels=16, hidden_size=16, num_layers=1, dropout=0.0)
+    task = ContrastivePretraining(
+        front_end=FrontEnd(features=MFB(sample_rate_hz=8000, num_mels=20), cmvn=UtteranceCMVN()),
+        encoder=encoder,
+        encoder_from=str(tmp_path / "bundle"),
+    )
+    for name, value in first.encoder.state_dict().items():
+        assert torch.equal(task.encoder.state_dict()[name], value)
+    other = ConvGRUEncoder(input_dim=20, channels=8, hidden_size=16, num_layers=1)
+    with pytest.raises(ValueError, match=r"`encoder_from` .*channels is 16 there and 8 here"):
+        ContrastivePretraining(front_end=first.front_end, encoder=other, encoder_from=str(tmp_path / "bundle"))
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"predictor": "gru"}, {"objective": "triplet"}, {"negatives": "elsewhere"}, {"score": "euclid"},
-        {"num_negatives": 0}, {"hard_pool_factor": 0},
+        {"num_negatives": 0}, {"hard_pool_factor": 0}, {"negatives_at_a_time": 0},
     ],
 )  # fmt: skip
 def test_wrong_options_are_named(options: dict[str, Any]) -> None:
