@@ -52,7 +52,7 @@ class RepresentationProbe(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
             return
-        with torch.random.fork_rng(devices=[]), evaluation_mode(pl_module):
+        with torch.random.fork_rng(devices=[]), evaluation_mode(pl_module), torch.enable_grad():  # probes learn
             result = probe(
                 pl_module.front_end,
                 pl_module.encoder,

@@ -88,13 +88,13 @@ def _check(arguments: argparse.Namespace) -> int:
         from speechkit.pipelines.checking import recipe_requirements
 
         recipe = recipe_requirements(arguments.config, arguments.manifests[0])
-    for manifest in arguments.manifests:
-        print(f"{manifest}: {describe_manifest(read_utterances(manifest))}")
     counts = {"error": 0, "note": 0}
     with tqdm(unit=" files", disable=not sys.stderr.isatty()) as bar:
         for problem in check_manifests(arguments.manifests, recipe=recipe, on_progress=bar.update):
             counts[problem.level] += 1
             print(f"{problem.level}: {problem.path}: {problem.reason}")
+    for manifest in arguments.manifests:
+        print(f"{manifest}: {describe_manifest(read_utterances(manifest))}")
     print(f"{counts['error']} errors, {counts['note']} notes")
     return 1 if counts["error"] else 0
 

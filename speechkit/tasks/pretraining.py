@@ -56,6 +56,7 @@ class Pretraining(lightning.LightningModule):
         self.learning_rate, self.weight_decay, self.warmup_fraction = learning_rate, weight_decay, warmup_fraction
         self._warned_skipped: set[str] = set()
         self._num_steps, self._num_taught = 0, torch.zeros(())  # of the epoch: steps, and utterances that taught
+        self._barren_epochs = 0
 
     def compare(self, batch: SpeechBatch) -> Any:
         """A forward pass with the batch's seeds; `contrast` of the result is its `InfoNCE` or `NCE`."""
@@ -111,11 +112,13 @@ class Pretraining(lightning.LightningModule):
         """Ends a training that has nothing to learn from.
 
         Raises:
-            ValueError: in the whole epoch, no utterance had anything to predict.
+            ValueError: in two epochs running, no utterance had anything to predict.
         """
         num_taught = self.trainer.strategy.reduce(self._num_taught, reduce_op="sum")
-        if self._num_steps and not float(num_taught):
-            raise ValueError("`train` must hold utterances that have something to predict, got none in a whole epoch.")
+        if self._num_steps:
+            self._barren_epochs = 0 if float(num_taught) else self._barren_epochs + 1
+        if self._barren_epochs == 2:
+            raise ValueError("`train` must hold utterances that have something to predict, got none in two epochs.")
 
     def on_validation_epoch_start(self) -> None:
         self._sums = torch.zeros(3, device=self.device)  # loss, accuracy, utterances

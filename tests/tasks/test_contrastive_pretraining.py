@@ -54,8 +54,10 @@ def batch_of(*num_samples: int) -> SpeechBatch:
     )
 
 
-def fit(task: ContrastivePretraining, batch: SpeechBatch, num_steps: int) -> list[dict[str, float]]:
-    """Trains on the one batch; what was logged at each step."""
+def fit(
+    task: ContrastivePretraining, batch: SpeechBatch, num_steps: int, *, of_epoch: int | None = None
+) -> list[dict[str, float]]:
+    """Trains on the one batch, in epochs of so many steps (all); what was logged at each step."""
     logged: list[dict[str, float]] = []
 
     class Record(lightning.Callback):
@@ -71,7 +73,7 @@ def fit(task: ContrastivePretraining, batch: SpeechBatch, num_steps: int) -> lis
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(task, *(DataLoader([batch] * count, batch_size=None) for count in (num_steps, 1)))
+    trainer.fit(task, *(DataLoader([batch] * count, batch_size=None) for count in (of_epoch or num_steps, 1)))
     return logged
 
 
@@ -134,9 +136,9 @@ def test_what_teaches_nothing_is_named_once(
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_an_epoch_that_teaches_nothing_ends_the_training(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match="something to predict, got none in a whole epoch"):
-        fit(small_task(negatives="other_utterances"), batch_of(8000), 2)
+def test_epochs_that_teach_nothing_end_the_training(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="something to predict, got none in two epochs"):
+        fit(small_task(negatives="other_utterances"), batch_of(8000), 3, of_epoch=1)
     assert "u0: no negatives (other_utterances) in its batch, so its loss counts as 0" in caplog.text
 
 
