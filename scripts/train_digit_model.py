@@ -1,8 +1,7 @@
 """Makes the model in the wheel, speechkit/models/digits: synthetic voices, training, int8, and what it reaches.
 
-`python scripts/train_digit_model.py --runs runs` needs $SPEECHKIT_DATA and some hour and a half on one free core. What
-is there already is kept, and an interrupted training goes on. The encoder first learns phonemes of read speech
-(configs/overlay/digits_sounds.yaml), for its many speakers, and then digits (configs/finetune/digits_shipped.yaml).
+`python scripts/train_digit_model.py --runs runs` needs $SPEECHKIT_DATA and some half an hour on one free core. What is
+there already is kept, and an interrupted training goes on. The recipe is configs/finetune/digits_shipped.yaml.
 """
 
 import argparse
@@ -18,12 +17,10 @@ from typing import Any
 
 import digit_strings
 import numpy as np
-from decoded_audio import decode_audio
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "speechkit" / "models" / "digits"
 RESULTS = ROOT / "benchmarks" / "results" / "digit_model.json"
-READ = ("arctic", "speechocean")  # read sentences
 VOICES = ["--voices", "90", "--labelled-minutes", "30", "--unlabelled-minutes", "0"]
 VOICES += ["--dev-minutes", "2", "--test-minutes", "8"]
 
@@ -35,31 +32,17 @@ def speechkit(*arguments: str) -> None:
 
 def make(runs: Path, data: Path) -> tuple[Path, Path]:
     """Trains and quantizes. Returns the bundles in float and in int8."""
-    voices = runs / "voices"
+    voices, out = runs / "voices", runs / "digit-model"
     if not (voices / "corpus.json").exists():
         speechkit("data", "synth", str(voices), *VOICES, "--overwrite")
     os.environ["SPEECHKIT_VOICES"] = str(voices)
-    read = {
-        split: [decode_audio(data / corpus / f"{split}.jsonl", runs / "read" / corpus, 8000) for corpus in READ]
-        for split in ("train", "dev")
-    }
-    digits = {split: [data / "digits" / f"{split}.jsonl", voices / f"{split}.jsonl"] for split in ("train", "dev")}
-    sets = [f"data.{split}={json.dumps(list(map(str, read[split] + digits[split])))}" for split in ("train", "dev")]
-    sounds = finetune(runs / "sounds", "read_phonemes", "digits_sounds", options=sets)
-    out = finetune(runs / "digit-model", "digits_shipped", options=[f"model.encoder_from={sounds}"])
-    calibration = runs / "calibration.jsonl"
-    write_calibration(calibration, [data / "digits" / "dev.jsonl", voices / "dev.jsonl"])
-    speechkit("quantize", str(out), "--calibration", str(calibration), "-o", str(runs / "int8"))
-    return out, runs / "int8"
-
-
-def finetune(out: Path, *recipes: str, options: list[str]) -> Path:
-    """Trains, goes on, or does nothing where it is done. Returns the bundle."""
     if not (out / "bundle" / "config.yaml").exists():
         resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
-        configs = [part for recipe in recipes for part in ("--config", recipe)]
-        speechkit("finetune", *configs, *options, "--out", str(out), *resume)
-    return out / "bundle"
+        speechkit("finetune", "--config", "digits_shipped", "--out", str(out), *resume)
+    calibration = runs / "calibration.jsonl"
+    write_calibration(calibration, [data / "digits" / "dev.jsonl", voices / "dev.jsonl"])
+    speechkit("quantize", str(out / "bundle"), "--calibration", str(calibration), "-o", str(runs / "int8"))
+    return out / "bundle", runs / "int8"
 
 
 def write_calibration(path: Path, manifests: list[Path]) -> None:
@@ -99,11 +82,9 @@ def card(tests: dict[str, dict[str, dict[str, Any]]]) -> str:
         "# digits: strings of the English words zero to nine, int8",
         "",
         "- input: 8 kHz (other rates are resampled); output: the ten words, greedy CTC; other speech gives nonsense",
-        "- trained by `python scripts/train_digit_model.py`: phonemes first (recipe read_phonemes with",
-        "  configs/overlay/digits_sounds.yaml), from CMU ARCTIC (two speakers) and speechocean762 (55 speakers; Junbo",
-        "  Zhang et al., OpenSLR 101); then digits (configs/finetune/digits_shipped.yaml), from the Free Spoken Digit",
-        "  Dataset (train, 6 speakers; Zohar Jackson et al., CC BY-SA 4.0) and 30 minutes of strings by synthetic",
-        "  voices (eSpeak NG), with simulated rooms, noise, channels, speeds and vocal tracts",
+        "- trained by `python scripts/train_digit_model.py`, recipe configs/finetune/digits_shipped.yaml, on the Free",
+        "  Spoken Digit Dataset (train, 6 speakers; Zohar Jackson et al., CC BY-SA 4.0) and 30 minutes of strings by",
+        "  synthetic voices (eSpeak NG), with simulated rooms, noise, channels, speeds and vocal tracts",
         "- int8 by calibration on development sets; weights and activations of 8 bits",
         "- licence: CC BY-SA 4.0, that of the recordings; attribution as above",
         "",
