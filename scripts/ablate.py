@@ -308,9 +308,9 @@ def main() -> None:
     name, plan = arguments.variants.stem, read_plan(arguments.variants)
     runs = (arguments.runs or Path("runs/ablation") / name).resolve()
     if "label_minutes" in plan:
-        from benchmark_label_efficiency import decode_audio, write_labels
+        from label_efficiency_read import decode_train_sets, write_labels
 
-        labels = write_labels(runs / "labels", plan["label_minutes"], decode_audio(runs / "decoded"))
+        labels = write_labels(runs / "labels", plan["label_minutes"], decode_train_sets(runs / "decoded"))
         os.environ["SPEECHKIT_LABELS"] = str(labels.parent)
     seeds = list(range(1, arguments.seeds + 1))
     arguments.results.mkdir(parents=True, exist_ok=True)

@@ -56,9 +56,7 @@ class ReadSentences:
             if not texts:
                 raise SystemExit(f"--text must hold what scripts/general_text.py wrote, got {text}.")
             speechkit(runs / "english.txt", "lm", "train", *texts, "--prune", "0", "0", "1", "-o", str(self.english))
-        self.manifests = {
-            corpus: decode_audio(DATA / corpus / "train.jsonl", runs / "decoded" / corpus, 16000) for corpus in CORPORA
-        }
+        self.manifests = decode_train_sets(runs / "decoded")
         self.result = {"pretraining": {}, "runs": [], **before}
         self.rows: list[Row] = self.result["runs"]
         self.saving = threading.Lock()
@@ -167,6 +165,11 @@ def label_errors(out: Path) -> float:
             rows = [row for row in csv.DictReader(file) if row["val_score"]]
         found += [(float(row["val_score"]), float(row["val_ler"])) for row in rows]
     return min(found)[1]
+
+
+def decode_train_sets(out: Path) -> dict[str, Path]:
+    """Corpus -> manifest of its decoded train set."""
+    return {corpus: decode_audio(DATA / corpus / "train.jsonl", out / corpus, 16000) for corpus in CORPORA}
 
 
 def write_labels(out: Path, minutes: int, manifests: Mapping[str, Path]) -> Path:
