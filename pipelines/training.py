@@ -335,6 +335,15 @@ def _quieten() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """The reason at the heart of jsonargparse's message, without its list of all options."""
+    """The reason at the heart of jsonargparse's message: the key, the class or the value, and the rule."""
     text = re.sub(r"\s+", " ", str(error)).strip()
+    key = re.search(r'Parser key "([^"]+)"', text)
+    *_, inner = text.split("Problem with given class_path '")
+    problem = re.match(r"([^']+)': (.*?)(?= - | Given value|$)", inner)
+    expected = re.findall(r"Expected a <class '(\w+)'>", text)
+    value = re.search(r"(?:Given|Got) value: (.*)$", text)
+    if key and problem and inner != text:
+        return f"{key[1]}: {problem[1]}: {problem[2]}"
+    if key and expected and value:
+        return f"{key[1]} must be {' or '.join(expected).replace('NoneType', 'null')}, got {value[1]}"
     return text if len(text) <= 400 else text[:200] + " ... " + text[-180:]

@@ -184,7 +184,23 @@ def wrong_calls(corpus: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]
     unknown = corpus / "unknown.jsonl"
     unknown.write_text('{"audio_filepath": "dev0.wav", "duration": 0.5, "text": "z"}\n')
     finetune = ["finetune", "--config", SMALL, "--out", str(tmp_path / "x")]
+    unknown_callback, wrong_option = tmp_path / "callback.yaml", tmp_path / "option.yaml"
+    unknown_callback.write_text("trainer: {callbacks: [{class_path: speechkit.callbacks.EMAA}]}\n")
+    wrong_option.write_text("trainer: {callbacks: [{class_path: speechkit.callbacks.EMA, init_args: {dekay: 0.9}}]}\n")
     return {
+        "an unknown callback": (
+            [*finetune, "--config", str(unknown_callback)],
+            "trainer.callbacks: speechkit.callbacks.EMAA: module 'speechkit.callbacks' has no attribute 'EMAA'",
+        ),
+        "an unknown option of a callback": (
+            [*finetune, "--config", str(wrong_option)],
+            "trainer.callbacks: speechkit.callbacks.EMA: Option 'dekay' is not accepted",
+        ),
+        "a word for a number": (
+            [*finetune, "trainer.max_epochs=fifty"],
+            "trainer.max_epochs must be int or null, got fifty",
+        ),
+        "a key cut short": ([*finetune, "trainer.max_epoch=1"], "max_epoch"),
         "a typo in a key": ([*finetune, "model.lerning_rate=1"], "lerning_rate"),
         "a typo in a nested key": ([*finetune, "model.encoder.init_args.chanels=3"], "chanels"),
         "a wrong type": ([*finetune, "model.learning_rate=fast"], "learning_rate"),
@@ -214,6 +230,7 @@ def wrong_calls(corpus: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]
 
 
 @pytest.mark.parametrize("case", [
+    "an unknown callback", "an unknown option of a callback", "a word for a number", "a key cut short",
     "a typo in a key", "a typo in a nested key", "a wrong type", "an unknown class", "a wrong value", "no such recipe",
     "no such task", "no task for pretraining",
     "no such manifest", "an unknown character", "no checkpoint", "a bundle of another version", "no bundle", "no input",
