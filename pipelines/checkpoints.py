@@ -25,16 +25,20 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     _is_interrupted = False
+    _handler_before: Any = None  # of Ctrl-C, while ours is in its place
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._interrupt)
+            self._handler_before = signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_end(self, *args: Any, **options: Any) -> None:
         super().on_train_end(*args, **options)
-        if signal.getsignal(signal.SIGINT) == self._interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._put_back_handler()
+
+    def on_exception(self, *args: Any, **options: Any) -> None:
+        super().on_exception(*args, **options)
+        self._put_back_handler()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **options: Any) -> None:
         super().on_train_batch_end(trainer, *args, **options)
@@ -46,7 +50,12 @@ class LastCheckpoint(ModelCheckpoint):
 
     def _interrupt(self, *args: Any) -> None:
         self._is_interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._put_back_handler()
+
+    def _put_back_handler(self) -> None:
+        if self._handler_before is not None:
+            signal.signal(signal.SIGINT, self._handler_before)
+            self._handler_before = None
 
 
 def ended_with_an_epoch(trainer: lightning.Trainer) -> bool:

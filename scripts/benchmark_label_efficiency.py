@@ -25,7 +25,7 @@ from typing import Any
 from digit_strings import STRANGERS, make_strings
 from label_efficiency_read import CORPORA, DATA, LABELS, OBJECTIVES, ROOT, ReadSentences
 from label_efficiency_report import Row, plot, write_table
-from label_efficiency_training import score, speechkit, train
+from training_runs import score, speechkit, train
 
 RESULTS = ROOT / "benchmarks" / "results"
 ENVIRONMENT = ("command", "date", "machine", "versions")

@@ -10,24 +10,15 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from training_runs import speechkit
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-def speechkit(log: Path, *arguments: str) -> None:
-    """Runs the command line; what it prints goes to the log."""
-    print("$ speechkit", *arguments, flush=True)
-    with log.open("a", encoding="utf-8") as file:
-        command = [sys.executable, "-m", "speechkit", *arguments]
-        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
-    if status:
-        raise SystemExit(f"speechkit {arguments[0]} failed with status {status}: see {log}")
 
 
 def quantized(bundle: Path, runs: Path, calibration: Path, weight_bits: int, recipe: str | None) -> Path:

@@ -10,11 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import yaml
 from benchmark_recipes import join_manifests
-from decoded_audio import decode_audio
 from label_efficiency_report import Row, mean
-from label_efficiency_training import score, speechkit, train
+from training_runs import score, speechkit, train
+
+from speechkit.audio import load_audio
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.setdefault("SPEECHKIT_DATA", str(ROOT.parent / "shared" / "data")))
@@ -168,8 +170,20 @@ def label_errors(out: Path) -> float:
 
 
 def decode_train_sets(out: Path) -> dict[str, Path]:
-    """Corpus -> manifest of its decoded train set."""
-    return {corpus: decode_audio(DATA / corpus / "train.jsonl", out / corpus, 16000) for corpus in CORPORA}
+    """Decodes the compressed recordings once, since every epoch of every training would: corpus -> train manifest."""
+    manifests = {}
+    for corpus in CORPORA:
+        manifests[corpus] = out / corpus / "train.jsonl"
+        if manifests[corpus].exists():
+            continue
+        (out / corpus).mkdir(parents=True, exist_ok=True)
+        rows = [json.loads(line) for line in (DATA / corpus / "train.jsonl").read_text("utf-8").splitlines()]
+        for row in rows:
+            samples = load_audio(DATA / corpus / row["audio_filepath"], sample_rate_hz=16000)
+            row["audio_filepath"] = row["audio_filepath"].replace("/", "-") + ".wav"
+            soundfile.write(out / corpus / row["audio_filepath"], samples, 16000, subtype="PCM_16")
+        manifests[corpus].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return manifests
 
 
 def write_labels(out: Path, minutes: int, manifests: Mapping[str, Path]) -> Path:

@@ -245,12 +245,7 @@ class CollapseGuard(lightning.Callback):
 
     def _judge(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         step = trainer.global_step
-        seen = self._signs(pl_module) if step >= self.first_step or not self._is_finite() else set()
-        warm_up = getattr(pl_module, "warmup_fraction", 0.0) * trainer.estimated_stepping_batches
-        guessing = getattr(pl_module, "loss_of_guessing", math.inf)
-        loss = self.readings.get("train_loss", 0.0)
-        if step >= max(_LATE * self.first_step, 2 * warm_up) and _NO_BETTER_THAN_GUESSING * guessing < loss < math.inf:
-            seen |= set() if "worse_than_guessing" in seen else {"learns_nothing"}
+        seen = self._signs(trainer, pl_module) if step >= self.first_step or not self._is_finite() else set()
         self._since = {sign: self._since.get(sign, step) for sign in seen}
         self._counts = {sign: self._counts.get(sign, 0) + 1 for sign in seen}
         self._largest_gap = max(self._largest_gap, _or_zero(self.readings.get("train_score_gap", 0.0)))
@@ -263,15 +258,20 @@ class CollapseGuard(lightning.Callback):
     def _is_finite(self) -> bool:
         return math.isfinite(self.readings["loss"]) and math.isfinite(self.readings["gradient_norm"])
 
-    def _signs(self, pl_module: lightning.LightningModule) -> set[str]:
+    def _signs(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> set[str]:
         """What is seen in the readings of now."""
         if not self._is_finite():
             return {"not_finite"}
         readings = self.readings
         seen = set()
         guessing = getattr(pl_module, "loss_of_guessing", math.inf)
-        if readings.get("train_loss", 0.0) > _WORSE_THAN_GUESSING * guessing:
+        warm_up = getattr(pl_module, "warmup_fraction", 0.0) * trainer.estimated_stepping_batches
+        is_late = trainer.global_step >= max(_LATE * self.first_step, 2 * warm_up)
+        loss = readings.get("train_loss", 0.0)
+        if loss > _WORSE_THAN_GUESSING * guessing:
             seen.add("worse_than_guessing")
+        elif is_late and loss > _NO_BETTER_THAN_GUESSING * guessing:
+            seen.add("learns_nothing")
         if any(readings.get(f"{kind}_std", math.inf) < self.min_std for kind in ("latent", "context")):
             seen.add("frames_alike")
         if any(readings.get(f"{kind}_rank", math.inf) < self.min_rank for kind in ("latent", "context")):

@@ -1,4 +1,4 @@
-"""Trainings and scores of scripts/benchmark_label_efficiency.py by the command line: begun, gone on with, or kept."""
+"""Trainings and scores of the benchmarks by the command line: begun, gone on with, or kept."""
 
 import json
 import os
