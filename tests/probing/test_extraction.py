@@ -9,7 +9,13 @@ import torch
 
 from speechkit.audio import AudioError, load_audio
 from speechkit.data import Utterance
-from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder, Wav2VecEncoder
+from speechkit.encoders import (
+    ConvGRUEncoder,
+    SeparableConvEncoder,
+    Wav2Vec2Encoder,
+    Wav2VecEncoder,
+    receptive_field,
+)
 from speechkit.features import MFB, FrontEnd, LibrosaMFB, Waveform
 from speechkit.probing import FeatureExtractor
 
@@ -100,3 +106,15 @@ def test_what_is_not_there_is_refused(options: dict[str, object], expected: str)
 def test_layers_of_an_encoder_without_are_refused() -> None:
     with pytest.raises(ValueError, match="ConvGRUEncoder has not"):
         FeatureExtractor(FRONT_END, gru(), layer=0)
+
+
+def test_unpadded_latents_stand_in_the_middle_of_what_they_see() -> None:
+    """25 ms of samples each, from the one that they begin with (the convolutions of wav2vec 2.0)."""
+    encoder = Wav2Vec2Encoder(
+        channels=8, output_dim=8, num_layers=1, num_heads=2, feed_forward_dim=8, position_kernel_size=8,
+        position_groups=4, conv_norm="layer", conv_bias=True,
+    )  # fmt: skip
+    extractor = FeatureExtractor(FrontEnd(features=Waveform(sample_rate_hz=16000)), encoder)
+    field = receptive_field(encoder, "latents")
+    assert (field.before, field.ahead) == (0, 399)
+    assert extractor.times(26)[25].item() == pytest.approx(0.5 + 199.5 / 16000)
