@@ -16,51 +16,76 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 _log = logging.getLogger(__name__)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A training ended by a signal, behind a step that is kept."""
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(f"in step {step}; --ckpt last goes on")
+        self.signal = number
+
+
 class LastCheckpoint(ModelCheckpoint):
     """The newest state, every so many steps, and also where a training ends within an epoch.
 
     That is at `trainer.max_steps`, since Lightning takes the epoch for a finished one once `fit` has returned, and what
-    is left of it would never be seen; and at the end of the step in which Ctrl-C is pressed. A second Ctrl-C ends the
-    training at once. Several processes get the signal in different steps, so there it ends at once too.
+    is left of it would never be seen; and behind the step in which Ctrl-C or SIGTERM, with which clusters take a job's
+    machine away, reach any of the processes. A second one ends a training of one process at once.
+
+    Attributes:
+        interrupted_by: the signal that ends the training, where this process has got one.
     """
 
-    _is_interrupted = False
-    _handler_before: Any = None  # of Ctrl-C, while ours is in its place
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.interrupted_by: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}  # of the signals, while ours is in their place
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._handler_before = signal.signal(signal.SIGINT, self._interrupt)
+        if threading.current_thread() is threading.main_thread():
+            handle = self._interrupt_alone if trainer.world_size == 1 else self._interrupt
+            self._handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_end(self, *args: Any, **options: Any) -> None:
         super().on_train_end(*args, **options)
-        self._put_back_handler()
+        self._put_back_handlers()
 
     def on_exception(self, *args: Any, **options: Any) -> None:
         super().on_exception(*args, **options)
-        self._put_back_handler()
+        self._put_back_handlers()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **options: Any) -> None:
         super().on_train_batch_end(trainer, *args, **options)
         is_last = trainer.global_step == trainer.max_steps
-        if (is_last and not ended_with_an_epoch(trainer)) or self._is_interrupted:
+        # processes get a signal in different steps, and can only save together
+        is_interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted_by is not None, all=False)
+        if (is_last and not ended_with_an_epoch(trainer)) or is_interrupted:
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt", weights_only=False)
-        if self._is_interrupted:
+        if is_interrupted:
             raise KeyboardInterrupt
 
-    def _interrupt(self, *args: Any) -> None:
-        self._is_interrupted = True
-        self._put_back_handler()
+    def _interrupt(self, number: int, _: Any) -> None:
+        self.interrupted_by = signal.Signals(number)
 
-    def _put_back_handler(self) -> None:
-        if self._handler_before is not None:
-            signal.signal(signal.SIGINT, self._handler_before)
-            self._handler_before = None
+    def _interrupt_alone(self, number: int, _: Any) -> None:
+        self.interrupted_by = signal.Signals(number)
+        self._put_back_handlers()
+
+    def _put_back_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
 
 
 def ended_with_an_epoch(trainer: lightning.Trainer) -> bool:
     """Whether the last batch of training was also the last of its epoch."""
     return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+
+
+def signal_of(trainer: lightning.Trainer) -> int:
+    """The one that has interrupted a training; that of Ctrl-C where another process has got it."""
+    last = [callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint)]  # type: ignore[attr-defined]
+    return next((callback.interrupted_by for callback in last if callback.interrupted_by), signal.SIGINT)
 
 
 def keep_best(trainer: lightning.Trainer, folder: Path, monitor: str) -> ModelCheckpoint:

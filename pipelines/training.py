@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import platform
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,13 +33,16 @@ from speechkit.callbacks import StepSeed, Throughput, compose
 from speechkit.data.datamodule import SpeechDataModule
 from speechkit.features import GlobalCMVN
 from speechkit.pipelines.checkpoints import (
+    Interrupted,
     LastCheckpoint,
     check_checkpoint,
     checkpoint_to_resume,
     ended_with_an_epoch,
     keep_best,
+    signal_of,
     warn_of_changes,
 )
+from speechkit.pipelines.mistakes import describe_mistake, one_line
 from speechkit.pipelines.recipes import find_recipe, read_recipe
 
 _RECORDED_PACKAGES = ("torch", "torchaudio", "lightning", "lhotse", "numpy", "soundfile", "soxr", "sentencepiece")
@@ -99,7 +101,7 @@ def parse(
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
     except (ArgumentError, MisconfigurationException, RuntimeError) as error:  # torch's parts raise RuntimeError
-        raise ValueError(_one_line(error)) from None
+        raise ValueError(describe_mistake(error, task_class, recipes)) from None
     trainer: Any = cli.trainer
     trainer.callbacks = compose(trainer.callbacks)
     return cli
@@ -191,11 +193,11 @@ def fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
-        raise ValueError(_one_line(error)) from None
-    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise ValueError(one_line(error)) from None
+    except SystemExit:  # what Lightning makes of `LastCheckpoint`'s KeyboardInterrupt
         if not cli.trainer.interrupted:
             raise
-        raise KeyboardInterrupt(f"in step {cli.trainer.global_step}; --ckpt last goes on") from None
+        raise Interrupted(cli.trainer.global_step, signal_of(cli.trainer)) from None
 
 
 def trainer_defaults(folder: Path, checkpoint_every_n_steps: int) -> dict[str, Any]:
@@ -332,18 +334,3 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _one_line(error: Exception) -> str:
-    """The reason at the heart of jsonargparse's message: the key, the class or the value, and the rule."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    key = re.search(r'Parser key "([^"]+)"', text)
-    *_, inner = text.split("Problem with given class_path '")
-    problem = re.match(r"([^']+)': (.*?)(?= - | Given value|$)", inner)
-    expected = re.findall(r"Expected a <class '(\w+)'>", text)
-    value = re.search(r"(?:Given|Got) value: (.*)$", text)
-    if key and problem and inner != text:
-        return f"{key[1]}: {problem[1]}: {problem[2]}"
-    if key and expected and value:
-        return f"{key[1]} must be {' or '.join(expected).replace('NoneType', 'null')}, got {value[1]}"
-    return text if len(text) <= 400 else text[:200] + " ... " + text[-180:]

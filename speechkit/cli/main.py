@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as error:
         print(f"interrupted {error}".rstrip(), file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + int(getattr(error, "signal", signal.SIGINT))
 
 
 def _reason(error: Exception) -> str:

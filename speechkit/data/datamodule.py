@@ -8,10 +8,11 @@ from torch.utils.data import DataLoader
 
 from speechkit.audio import Perturbation
 from speechkit.data.archive import ArchivedCuts
-from speechkit.data.dataset import ErrorsAsItems, SpeechBatch, SpeechDataset
+from speechkit.data.dataset import SpeechBatch, SpeechDataset
 from speechkit.data.joining import UtteranceJoining
 from speechkit.data.manifest import expand_path, read_cuts
 from speechkit.data.sampler import ArchiveBatchSampler, BucketBatchSampler, JoinedBatchSampler
+from speechkit.data.worker import ErrorsAsItems, leave_signals_to_training
 from speechkit.text import Tokenizer, normalize_text
 
 
@@ -204,6 +205,7 @@ class SpeechDataModule(lightning.LightningDataModule):
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_training,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )

@@ -181,22 +181,6 @@ class SpeechDataset(Dataset[SpeechBatch]):
         return samples
 
 
-class ErrorsAsItems(Dataset[SpeechBatch | ValueError]):
-    """Returns a `ValueError` instead of raising it: from a worker, torch would raise its whole traceback as text."""
-
-    def __init__(self, dataset: SpeechDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, draws: list[Draw]) -> SpeechBatch | ValueError:
-        try:
-            return self.dataset[draws]
-        except ValueError as error:
-            return error
-
-
 def _check_rates(perturbations: Sequence[Perturbation], sample_rate_hz: int) -> None:
     for perturbation in perturbations:
         rate = getattr(perturbation, "sample_rate_hz", sample_rate_hz)

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from speechkit.audio import Perturbation
-from speechkit.data.dataset import ErrorsAsItems, SpeechBatch, SpeechDataset
+from speechkit.data.dataset import SpeechBatch, SpeechDataset
 from speechkit.data.manifest import read_cuts
 from speechkit.data.sampler import BucketBatchSampler
+from speechkit.data.worker import ErrorsAsItems, leave_signals_to_training
 
 
 class UnlabelledSpeech:
@@ -104,6 +105,7 @@ class UnlabelledSpeech:
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_training,
             persistent_workers=self.num_workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator(),  # a new epoch draws nothing from torch's, whose numbers are the step's

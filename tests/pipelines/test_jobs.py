@@ -187,6 +187,8 @@ def wrong_calls(corpus: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]
     unknown_callback, wrong_option = tmp_path / "callback.yaml", tmp_path / "option.yaml"
     unknown_callback.write_text("trainer: {callbacks: [{class_path: speechkit.callbacks.EMAA}]}\n")
     wrong_option.write_text("trainer: {callbacks: [{class_path: speechkit.callbacks.EMA, init_args: {dekay: 0.9}}]}\n")
+    wrong_key = tmp_path / "key.yaml"
+    wrong_key.write_text("trainer: {max_epoch: 3}\n")
     return {
         "an unknown callback": (
             [*finetune, "--config", str(unknown_callback)],
@@ -194,15 +196,23 @@ def wrong_calls(corpus: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]
         ),
         "an unknown option of a callback": (
             [*finetune, "--config", str(wrong_option)],
-            "trainer.callbacks: speechkit.callbacks.EMA: Option 'dekay' is not accepted",
+            f"Option 'dekay' is not accepted ({wrong_option}); did you mean decay?",
         ),
         "a word for a number": (
             [*finetune, "trainer.max_epochs=fifty"],
             "trainer.max_epochs must be int or null, got fifty",
         ),
-        "a key cut short": ([*finetune, "trainer.max_epoch=1"], "max_epoch"),
-        "a typo in a key": ([*finetune, "model.lerning_rate=1"], "lerning_rate"),
-        "a typo in a nested key": ([*finetune, "model.encoder.init_args.chanels=3"], "chanels"),
+        "a key cut short": (
+            [*finetune, "trainer.max_epoch=1"],
+            "trainer.max_epoch: no such key; did you mean trainer.max_epochs?",
+        ),
+        "a typo in a group": ([*finetune, "modle.learning_rate=1"], "did you mean model.learning_rate?"),
+        "a key without its group": ([*finetune, "learning_rate=1"], "did you mean model.learning_rate?"),
+        "a key in a file": (
+            [*finetune, "--config", str(wrong_key)],
+            f"'max_epoch' ({wrong_key}); did you mean max_epochs?",
+        ),
+        "a typo in a nested key": ([*finetune, "model.encoder.init_args.chanels=3"], "did you mean channels?"),
         "a wrong type": ([*finetune, "model.learning_rate=fast"], "learning_rate"),
         "an unknown class": ([*finetune, "model.encoder.class_path=speechkit.encoders.Nonsense"], "Nonsense"),
         "a wrong value": ([*finetune, "model.front_end.init_args.features.init_args.num_mels=-3"], "num_mels"),
@@ -231,8 +241,8 @@ def wrong_calls(corpus: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]
 
 @pytest.mark.parametrize("case", [
     "an unknown callback", "an unknown option of a callback", "a word for a number", "a key cut short",
-    "a typo in a key", "a typo in a nested key", "a wrong type", "an unknown class", "a wrong value", "no such recipe",
-    "no such task", "no task for pretraining",
+    "a typo in a group", "a key without its group", "a key in a file", "a typo in a nested key",
+    "a wrong type", "an unknown class", "a wrong value", "no such recipe", "no such task", "no task for pretraining",
     "no such manifest", "an unknown character", "no checkpoint", "a bundle of another version", "no bundle", "no input",
     "an unset variable", "dimensions that do not meet",
 ])  # fmt: skip

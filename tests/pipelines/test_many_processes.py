@@ -2,12 +2,16 @@
 
 import csv
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from speechkit.bundle import load_bundle
 from speechkit.cli.main import main
@@ -44,12 +48,12 @@ def free_port() -> str:
         return str(found.getsockname()[1])
 
 
-def run_as_slurm(command: list[str]) -> None:
+def start_as_slurm(command: list[str]) -> list[subprocess.Popen[str]]:
     """Two processes with the variables that `srun --ntasks-per-node=2` sets."""
     job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "test", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     node = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": free_port()}
     environment = {**os.environ, **job, **node, "OMP_NUM_THREADS": "1"}
-    processes = [
+    return [
         subprocess.Popen(
             [sys.executable, "-m", "speechkit", *command],
             env={**environment, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
@@ -59,6 +63,10 @@ def run_as_slurm(command: list[str]) -> None:
         )
         for rank in "01"
     ]
+
+
+def run_as_slurm(command: list[str]) -> None:
+    processes = start_as_slurm(command)
     printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     assert ["bundle: " in text for text in printed] == [True, False]
@@ -99,6 +107,22 @@ def test_two_processes_train_as_one_and_one_goes_on_from_two(
     capsys.readouterr()
     assert main([*again, str(tmp_path / "one" / "step=4.ckpt"), "--out", str(tmp_path / "no")]) == 2
     assert "made without sharding" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_both_behind_one_step(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    endless = arguments(corpus / "train.jsonl", out, "trainer.max_epochs=100000", "--checkpoint-every", "1000000")
+    processes = start_as_slurm(endless)
+    deadline = time.monotonic() + 120
+    while not (out / "logs" / "start-0" / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    printed = [process.communicate(timeout=60)[0] for process in processes]
+    steps = [re.findall(r"interrupted in step (\d+); --ckpt last goes on", text) for text in printed]
+    assert steps[0] == steps[1], printed
+    assert [process.returncode for process in processes] == [128 + signal.SIGINT, 128 + signal.SIGTERM]
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == int(steps[0][0])
 
 
 def test_tasks_without_a_number_per_node_are_refused(

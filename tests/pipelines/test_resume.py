@@ -105,24 +105,29 @@ def test_another_learning_rate_is_refused(corpus: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_step_it_was_in(corpus: Path, tmp_path: Path) -> None:
+def test_a_signal_keeps_the_step_it_comes_in(corpus: Path, tmp_path: Path) -> None:
+    """Sent to all processes, those that load data too, as a terminal (Ctrl-C) and a cluster (SIGTERM) do."""
     epochs = "trainer.max_epochs=40"
-    process = subprocess.Popen(
-        [*command(tmp_path / "broken", epochs), "--checkpoint-every", "1000"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    logs = tmp_path / "broken" / "logs"
-    deadline = time.monotonic() + 120
-    while not any(logs.glob("start-0/metrics.csv")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    assert re.search(r"interrupted in step \d+; --ckpt last goes on", said)
-    assert finish(tmp_path / "broken", epochs, "--ckpt", "last") == finish(tmp_path / "whole", epochs)
+    whole = finish(tmp_path / "whole", epochs)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        broken = tmp_path / number.name
+        process = subprocess.Popen(
+            [*command(broken, epochs, "data.num_workers=1"), "--checkpoint-every", "1000"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while not (broken / "logs" / "start-0" / "metrics.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, said
+        assert "Traceback" not in said
+        assert re.search(r"interrupted in step \d+; --ckpt last goes on", said)
+        assert finish(broken, epochs, "--ckpt", "last") == whole
 
 
 @pytest.mark.slow
