@@ -323,6 +323,7 @@ def _quieten() -> None:
         "LightningCLI's args parameter is intended to run",
         "You're resuming from a checkpoint that ended before",  # the sampler resumes, see SpeechDataModule.state_dict
         "The '.*dataloader' does not have many workers",  # decoded audio is cached
+        ".isinstance.treespec, LeafSpec.. is deprecated",  # within Lightning
         "Be aware that when using `ckpt_path`",  # another --checkpoint-every is no other training
         "Checkpoint directory .* exists and is not empty",
         "The dirpath has changed from",  # a run that goes on from another one's checkpoint keeps its own best

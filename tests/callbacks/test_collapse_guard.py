@@ -1,5 +1,6 @@
 """Trainings that are made to collapse are stopped with the right diagnosis; healthy ones are not."""
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -117,11 +119,17 @@ class Codes(lightning.LightningModule):
 
 
 def train(
-    task: lightning.LightningModule, guard: CollapseGuard, *, steps: int = 200, **options: Any
+    task: lightning.LightningModule,
+    guard: CollapseGuard,
+    *,
+    steps: int = 200,
+    plugins: list[MixedPrecision] | None = None,
+    **options: Any,
 ) -> lightning.Trainer:
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=steps,
+        plugins=plugins,
         callbacks=[guard, StepSeed()],
         logger=False,
         enable_checkpointing=False,
@@ -256,6 +264,32 @@ def test_a_scheduled_rate_is_lowered_for_good() -> None:
     trainer = train(task, guard, steps=75)  # judged from step 50 on, at 50, 60 and 70
     assert trainer.lr_scheduler_configs[0].scheduler.base_lrs == [0.0005, 0.0005]
     assert trainer.optimizers[0].param_groups[0]["lr"] < 0.0005
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # the first steps are left out
+def test_steps_that_a_scaler_leaves_out_are_no_collapse() -> None:
+    """In fp16 the gradients of the first steps are infinite, until the scale has been halved often enough."""
+
+    class Observed(CollapseGuard):
+        """Keeps the norms that were seen."""
+
+        norms: list[float] = []  # noqa: RUF012
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            super().on_train_batch_end(*args)
+            self.norms.append(self.readings["gradient_norm"])
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, backoff_factor=2.0**-12)
+    guard = Observed(every_n_steps=1, patience=5)
+    train(
+        ContrastivePretraining(**parts(), num_negatives=32),
+        guard,
+        steps=20,
+        plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)],
+    )
+    assert not math.isfinite(guard.norms[0])
+    assert math.isfinite(guard.norms[-1])
 
 
 def test_deviation_and_rank_of_known_frames() -> None:
