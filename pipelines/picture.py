@@ -77,7 +77,7 @@ def _posteriors(recognizer: Recognizer, waveform: np.ndarray) -> dict[str, Any]:
     ((_, passages),) = recognizer.passages_iter([waveform])
     assert not isinstance(passages, AudioError)
     blank, step = recognizer.tokenizer.blank_id, recognizer.model.step_seconds
-    posteriors = [passage.logits.softmax(dim=-1) for passage in passages]
+    posteriors = [torch.as_tensor(passage.logits).softmax(dim=-1) for passage in passages]
     labels = _likely_labels(posteriors, blank)
     return {
         "symbols": ["blank", *(recognizer.tokenizer.label_text(label).strip() or "space" for label in labels)],

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from speechkit.audio import find_audio_files
 from speechkit.data import read_utterances
+from speechkit.data.manifest import expand_path
 from speechkit.transcription import Span
 
-_MANIFESTS = (".jsonl", ".jsonl.gz")
+_MANIFESTS = (".jsonl", ".jsonl.gz", ".json")
 
 
 class Recording(NamedTuple):
@@ -31,15 +32,18 @@ class Recording(NamedTuple):
 
 
 def find_recordings(inputs: Sequence[str]) -> list[Recording]:
-    """Files, folders (through and through), patterns such as "talks/**/*.mp3", and manifests (.jsonl) -> recordings.
+    """Files, folders (through and through), patterns such as "talks/**/*.mp3", and manifests (.jsonl, .json).
+
+    `~` and environment variables are expanded.
 
     Raises:
         ValueError: an input that is not there, a folder or pattern without audio, or a manifest that breaks its format.
     """
     found: dict[tuple[str, Span], Recording] = {}
     for item in inputs:
-        for recording in _expand(item):
-            found.setdefault((recording.name, recording.audio), recording)
+        for recording in _expand(item if Path(item).exists() else str(expand_path(item))):
+            name = os.fsencode(recording.name).decode("utf-8", "backslashreplace")  # a file's name may be any bytes
+            found.setdefault((name, recording.audio), recording._replace(name=name))
     return list(found.values())
 
 
@@ -55,7 +59,7 @@ def _expand(item: str) -> Iterable[Recording]:
             part = _part(stem, span)
             yield Recording(utterance.id, span, part if span.offset_seconds else os.path.splitext(stem)[0], part)
     elif path.is_dir():
-        for file in find_audio_files([path]):
+        for file in find_audio_files(path):
             inside = file.relative_to(path)
             yield Recording(str(file), Span(file), str(inside.with_suffix("")), str(inside))
     elif not path.exists() and glob.has_magic(item):
@@ -77,7 +81,7 @@ def _part(stem: str, span: Span) -> str:
     """A name that no other part of the same file has."""
     if span.duration_seconds is None:
         return stem
-    return f"{stem if span.offset_seconds else stem + '@0'}+{span.duration_seconds:g}"
+    return f"{stem if span.offset_seconds else stem + '@0'}+{span.duration_seconds:.10g}"
 
 
 def output_files(recordings: Sequence[Recording], folder: Path, suffix: str) -> list[Path]:
@@ -97,7 +101,7 @@ def output_files(recordings: Sequence[Recording], folder: Path, suffix: str) -> 
     for recording, target in zip(recordings, targets, strict=True):
         if target in taken:
             raise ValueError(
-                f"{recording.name} and {taken[target]} would both be written to {target}; transcribe them one by one"
+                f"{recording.name} and {taken[target]} would both be written to {target}; name another -o for one"
             )
         taken[target] = recording.name
     return targets

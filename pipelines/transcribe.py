@@ -1,5 +1,6 @@
 """Recordings -> transcripts in files or on a stream: what is done is skipped, what fails is named, the rest goes on."""
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def transcribe(
         recordings: from `find_recordings`.
         format_name: one of `speechkit.transcription.FORMATS`.
         out: folder for a file each, which appears when it is whole; none: nothing is written, see `on_result`.
-        overwrite: also those that are there already.
+        overwrite: also those that are there already and no older than their audio.
         batch_seconds: audio in one batch, padding included.
         num_best: texts of each segment.
         num_workers: threads that read files ahead.
@@ -55,7 +56,11 @@ def transcribe(
     if out is not None:
         targets = output_files(recordings, out, format_name)
         _check_writable(out)
-        left = [place for place, target in enumerate(targets) if overwrite or not target.exists()]
+        left = [
+            place
+            for place, (recording, target) in enumerate(zip(recordings, targets, strict=True))
+            if overwrite or not _is_done(target, recording)
+        ]
         tally.skipped = len(recordings) - len(left)
         recordings, targets = [recordings[place] for place in left], [targets[place] for place in left]
     if not recordings:
@@ -68,12 +73,13 @@ def transcribe(
         num_workers=num_workers,
     )
     for place, transcript in results:
+        if transcript.error is None and targets is not None:
+            reason = _write(targets[place], FORMATS[format_name](recordings[place].name, transcript))
+            transcript = transcript if reason is None else Transcript(error=reason)
         if transcript.error is not None:
             tally.failed += 1
         else:
             tally.done += 1
-            if targets is not None:
-                _write(targets[place], FORMATS[format_name](recordings[place].name, transcript))
         on_result(recordings[place], transcript)
     return tally
 
@@ -86,8 +92,24 @@ def _check_writable(folder: Path) -> None:
         raise PermissionError(f"{folder}: cannot be written to")
 
 
-def _write(target: Path, text: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target)
+def _is_done(target: Path, recording: Recording) -> bool:
+    """Whether the result is there, and not that of an older file of this name."""
+    if not os.path.exists(target):  # which takes a name that is too long for one that is not there
+        return False
+    audio = Path(recording.audio.path)
+    return not audio.exists() or target.stat().st_mtime >= audio.stat().st_mtime
+
+
+def _write(target: Path, text: str) -> str | None:
+    """Writes a file that appears when it is whole; returns why its name cannot be one, if so."""
+    partial = target.with_name(f".{os.getpid()}.partial")  # other processes may write to this folder too
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+            raise
+        return f"{target}: {(error.strerror or str(error)).lower()}"
+    return None

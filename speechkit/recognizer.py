@@ -42,6 +42,8 @@ Result = tuple[int, Passage | RecordingEnd | AudioError]
 
 __all__ = ["Input", "Recognizer", "Segment", "Span", "Transcript", "Word"]
 
+_IDLE_EVENTS = 32  # recordings without speech, one after the other, whose results do not wait for a full batch
+
 
 class Model(Protocol):
     """From segments of audio to logits (T, V): `AcousticModel` in float, `IntegerModel` in integers.
@@ -236,8 +238,9 @@ class Recognizer:
         """
         decoded: deque[tuple[list[Result], Future[list[Segment]]]] = deque()
         segments: dict[int, list[Segment]] = {}
-        if isinstance(inputs, str | os.PathLike):
-            raise ValueError(f"`inputs` must be a list of recordings, got {inputs!r} alone.")
+        if isinstance(inputs, str | os.PathLike) or getattr(inputs, "ndim", None) == 1:
+            alone = repr(inputs) if isinstance(inputs, str | os.PathLike) else "one array"
+            raise ValueError(f"`inputs` must be a list of recordings, got {alone} alone.")
         rate = self.sample_rate_hz if sample_rate_hz is None else sample_rate_hz
         batches = self._results(inputs, rate, batch_seconds, num_workers)
         with ThreadPoolExecutor(1) as pool, closing(batches):
@@ -439,15 +442,19 @@ def _tuned_search(bundle: "Bundle | IntegerBundle", path: str | os.PathLike[str]
 def _batches(events: Iterable[Event], most_samples: float) -> Iterator[list[Event]]:
     """Events in groups whose segments, padded, stay within a number of samples (or hold one alone)."""
     batch: list[Event] = []
-    count = longest = 0
+    count = longest = idle = 0
     for event in events:
+        idle += 1
         if isinstance(event[1], AudioSegment):
             size = len(event[1].samples)
             if count and (count + 1) * max(longest, size) > most_samples:
                 yield batch
                 batch, count, longest = [], 0, 0
-            count, longest = count + 1, max(longest, size)
+            count, longest, idle = count + 1, max(longest, size), 0
         batch.append(event)
+        if idle >= _IDLE_EVENTS:
+            yield batch
+            batch, count, longest, idle = [], 0, 0, 0
     if batch:
         yield batch
 

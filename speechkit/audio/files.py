@@ -8,7 +8,8 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from speechkit.audio.truncation import missing_bytes
+from speechkit.audio.damage import find_damage
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".aiff", ".aif", ".au", ".wma", ".webm")
 AUDIOREAD_SUFFIXES = (".m4a", ".aac", ".wma", ".webm", ".mp4")
@@ -48,15 +49,16 @@ def read_audio_info(path: str | os.PathLike[str]) -> AudioInfo:
     Raises:
         AudioError: the file is missing, empty, not audio, or shorter than it declares (as far as its container tells).
     """
-    _check_file(path)
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            return AudioInfo(file.samplerate, _count_frames(file), file.channels)
-    except soundfile.LibsndfileError as error:
-        if str(path).lower().endswith(AUDIOREAD_SUFFIXES):
+    with _errors_of(path):
+        _check_file(path)
+        try:
+            with soundfile.SoundFile(os.fsencode(path)) as file:
+                return AudioInfo(file.samplerate, _count_frames(file, path), file.channels)
+        except soundfile.LibsndfileError:
+            if not str(path).lower().endswith(AUDIOREAD_SUFFIXES):
+                raise
             samples, rate = _read_with_librosa(path)
             return AudioInfo(rate, samples.shape[0], samples.shape[1])
-        raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
 
 
 def load_audio(
@@ -76,13 +78,14 @@ def load_audio(
         ValueError: a negative offset or duration.
     """
     _check_span(offset_seconds, duration_seconds)
-    _check_file(path)
-    try:
-        samples, rate = _read_with_soundfile(path, offset_seconds, duration_seconds)
-    except soundfile.LibsndfileError as error:
-        if not str(path).lower().endswith(AUDIOREAD_SUFFIXES):
-            raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
-        samples, rate = _read_with_librosa(path, offset_seconds, duration_seconds)
+    with _errors_of(path):
+        _check_file(path)
+        try:
+            samples, rate = _read_with_soundfile(path, offset_seconds, duration_seconds)
+        except soundfile.LibsndfileError:
+            if not str(path).lower().endswith(AUDIOREAD_SUFFIXES):
+                raise
+            samples, rate = _read_with_librosa(path, offset_seconds, duration_seconds)
     return _to_mono(samples, rate, str(path), sample_rate_hz)
 
 
@@ -102,9 +105,16 @@ def stream_audio(
         AudioError: as `load_audio`, but only when the place is reached.
     """
     _check_span(offset_seconds, duration_seconds)
-    _check_file(path)
-    try:
-        with soundfile.SoundFile(str(path)) as file:
+    with _errors_of(path):
+        _check_file(path)
+        try:
+            file = soundfile.SoundFile(os.fsencode(path))
+        except soundfile.LibsndfileError:
+            if not str(path).lower().endswith(AUDIOREAD_SUFFIXES):
+                raise
+            yield _to_mono(*_read_with_librosa(path, offset_seconds, duration_seconds), str(path), sample_rate_hz)
+            return
+        with file:
             rate, left = file.samplerate, _seek(file, path, offset_seconds, duration_seconds)
             resampler = Resampler(rate, sample_rate_hz)
             while left > 0:
@@ -115,10 +125,6 @@ def stream_audio(
                     raise AudioError(f"{path}: truncated, {left} of its samples could not be decoded")
                 yield resampler.push(_mixed_down(samples, rate, str(path), sample_rate_hz))
             yield resampler.finish()
-    except soundfile.LibsndfileError as error:
-        if not str(path).lower().endswith(AUDIOREAD_SUFFIXES):
-            raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
-        yield _to_mono(*_read_with_librosa(path, offset_seconds, duration_seconds), str(path), sample_rate_hz)
 
 
 def decode_audio(content: bytes, sample_rate_hz: int, *, name: str) -> np.ndarray:
@@ -168,26 +174,44 @@ class Resampler:
         return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
 
 
-def find_audio_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Files as given; folders searched through and through for audio files, sorted by name.
+def find_audio_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """A folder's audio files, sorted by name; it is searched through and through, behind links too.
+
+    A folder in it that cannot be read is named and left out.
 
     Raises:
-        ValueError: a path that does not exist, or a folder without audio files.
+        ValueError: a folder without audio files.
+        OSError: a folder that cannot be read.
     """
+
+    def name_it(error: OSError) -> None:
+        if str(error.filename) == str(folder):
+            raise error
+        _log.warning("%s: %s; left out", error.filename, (error.strerror or "").lower())
+
     found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
-            )
-            if not inside:
-                raise ValueError(f"{path}: the folder holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
-            found.extend(inside)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise ValueError(f"{path}: no such file or folder")
-    return found
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=name_it):
+        seen.add(os.path.realpath(place))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
+        files = (Path(place, name) for name in names if name.lower().endswith(AUDIO_SUFFIXES))
+        found.extend(file for file in files if file.is_file())
+    if not found:
+        raise ValueError(f"{folder}: the folder holds no audio files ({', '.join(AUDIO_SUFFIXES)})")
+    return sorted(found)
+
+
+@contextmanager
+def _errors_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever opening and decoding a file raises becomes an `AudioError`, so that the other files go on."""
+    try:
+        yield
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless format by its suffix
+        raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from None
+    except ImportError as error:
+        raise AudioError(f"{path}: this format needs {error.name} (pip install 'speechkit[train]')") from None
+    except OSError as error:
+        raise AudioError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _to_mono(samples: np.ndarray, rate: int, name: str, sample_rate_hz: int) -> np.ndarray:
@@ -226,28 +250,28 @@ def _check_file(path: str | os.PathLike[str]) -> None:
     if os.path.isdir(path):
         raise AudioError(f"{path}: is a folder")
     if not os.path.isfile(path):
-        raise AudioError(f"{path}: no such file")
+        raise AudioError(f"{path}: {'is no regular file' if os.path.exists(path) else 'no such file'}")
     if os.path.getsize(path) == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
-    if missing := missing_bytes(path):
-        raise AudioError(f"{path}: truncated, it lacks at least {missing} bytes that it declares")
+    if damage := find_damage(path):
+        raise AudioError(f"{path}: {damage}")
 
 
 def _reason(error: Exception) -> str:
     return str(error).rsplit(": ", 1)[-1].strip().rstrip(".")
 
 
-def _count_frames(file: soundfile.SoundFile) -> int:
+def _count_frames(file: soundfile.SoundFile, path: str | os.PathLike[str]) -> int:
     """Samples of each channel that the header declares."""
     if file.frames == _UNKNOWN_FRAMES:
-        raise AudioError(f"{file.name}: does not declare its length, as when written to a pipe; encode it to a file")
+        raise AudioError(f"{path}: does not declare its length, as when written to a pipe; encode it to a file")
     return file.frames
 
 
 def _read_with_soundfile(
     path: str | os.PathLike[str], offset_seconds: float, duration_seconds: float | None
 ) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(str(path)) as file:
+    with soundfile.SoundFile(os.fsencode(path)) as file:
         rate, wanted = file.samplerate, _seek(file, path, offset_seconds, duration_seconds)
         samples = file.read(wanted, dtype="float32", always_2d=True)
     if len(samples) < wanted:
@@ -259,13 +283,14 @@ def _seek(
     file: soundfile.SoundFile, path: str | os.PathLike[str], offset_seconds: float, duration_seconds: float | None
 ) -> int:
     """Goes to the start of a span; how many samples it has."""
-    num_frames, start = _count_frames(file), round(offset_seconds * file.samplerate)
-    if start > num_frames:
-        raise AudioError(f"{path}: offset {offset_seconds} s is past its end ({num_frames / file.samplerate:.3f} s)")
+    num_frames, rate = _count_frames(file, path), file.samplerate
+    if offset_seconds * rate >= num_frames + 0.5:
+        raise AudioError(f"{path}: offset {offset_seconds} s is past its end ({num_frames / rate:.3f} s)")
+    start = round(offset_seconds * rate)
     if start:
         file.seek(start)
     wanted = num_frames - start
-    return wanted if duration_seconds is None else min(wanted, round(duration_seconds * file.samplerate))
+    return wanted if duration_seconds is None else round(min(wanted, duration_seconds * rate))
 
 
 def _read_with_librosa(
@@ -278,5 +303,6 @@ def _read_with_librosa(
             warnings.simplefilter("ignore")
             samples, rate = librosa.load(path, sr=None, mono=False, offset=offset_seconds, duration=duration_seconds)
     except Exception as error:  # audioread's backends raise anything, and each is a file that cannot be read
-        raise AudioError(f"{path}: not readable as audio ({type(error).__name__})") from None
+        reason = "needs ffmpeg" if type(error).__name__ == "NoBackendError" else type(error).__name__
+        raise AudioError(f"{path}: not readable as audio ({reason})") from None
     return np.atleast_2d(samples).T, int(rate)

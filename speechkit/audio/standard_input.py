@@ -1,6 +1,7 @@
 """Audio from a pipe as it comes: WAV by its header, anything else as raw PCM."""
 
 import io
+import math
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -11,7 +12,9 @@ from speechkit.audio.files import AudioError
 
 _READ_BYTES = 1 << 16
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-_COMPRESSED = (b"fLaC", b"OggS", b"ID3")
+_OTHER_FORMATS = (b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"RF64", b"riff")
+_MPEG_SYNC = (b"\xfa", b"\xfb", b"\xf2", b"\xf3", b"\xe2", b"\xe3", b"\xfc", b"\xfd", b"\xf4", b"\xf5")
+_STREAMED_BYTES = 0x7FFFF000  # declared from here on, or 0: written to a pipe, the length was never known
 
 
 class PCMFormat(NamedTuple):
@@ -59,19 +62,32 @@ def stream_pipe(pipe: BinaryIO, raw_format: PCMFormat) -> tuple[int, Iterator[np
     head = _read_exactly(pipe, 12)
     if not head:
         raise AudioError("-: standard input is empty")
-    if head.startswith(_COMPRESSED):
-        raise AudioError(f"-: compressed audio ({head[:4]!r}); pipe WAV or raw PCM, or give the file's name")
+    if head.startswith(_OTHER_FORMATS) or head[4:8] == b"ftyp" or _is_mpeg(head):
+        raise AudioError(f"-: audio of another format ({head[:4]!r}); pipe WAV or raw PCM, or give the file's name")
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        pcm, rest = _read_wav_header(pipe), b""
-    else:
-        pcm, rest = raw_format, head
-    return pcm.sample_rate_hz, _pieces(pipe, pcm, rest)
+        pcm, size = _read_wav_header(pipe)
+        return pcm.sample_rate_hz, _pieces(pipe, pcm, b"", size if 0 < size < _STREAMED_BYTES else None)
+    return raw_format.sample_rate_hz, _pieces(pipe, raw_format, head, None)
 
 
-def _pieces(pipe: BinaryIO, pcm: PCMFormat, rest: bytes) -> Iterator[np.ndarray]:
+def _is_mpeg(head: bytes) -> bool:
+    """Whether this begins with a frame of MPEG audio: sync, then a bit rate and a sample rate that there are."""
+    return (
+        len(head) > 2
+        and head[:1] == b"\xff"
+        and head[1:2] in _MPEG_SYNC
+        and head[2] >> 4 not in (0, 15)
+        and head[2] >> 2 & 3 != 3
+    )
+
+
+def _pieces(pipe: BinaryIO, pcm: PCMFormat, rest: bytes, size: int | None) -> Iterator[np.ndarray]:
+    """Up to the end of the pipe, or of so many bytes: other chunks may stand behind those of the samples."""
     read = pipe.read1 if isinstance(pipe, io.BufferedReader) else pipe.read
+    left = math.inf if size is None else size
     while True:
-        content = read(_READ_BYTES)
+        content = read(int(min(_READ_BYTES, left)))
+        left -= len(content)
         rest += content
         whole = len(rest) - len(rest) % pcm.frame_bytes
         samples = pcm.decode(rest[:whole])
@@ -84,15 +100,15 @@ def _pieces(pipe: BinaryIO, pcm: PCMFormat, rest: bytes) -> Iterator[np.ndarray]
             return
 
 
-def _read_wav_header(pipe: BinaryIO) -> PCMFormat:
-    """From behind RIFF and WAVE to the first sample."""
+def _read_wav_header(pipe: BinaryIO) -> tuple[PCMFormat, int]:
+    """From behind RIFF and WAVE to the first sample; and how many bytes of samples it declares."""
     pcm = None
     while len(header := _read_exactly(pipe, 8)) == 8:
         name, size = struct.unpack("<4sI", header)
         if name == b"data":
             if pcm is None:
                 break
-            return pcm
+            return pcm, size
         content = _read_exactly(pipe, size + size % 2)
         if name == b"fmt " and len(content) >= 16:
             kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", content[:16])

@@ -61,16 +61,21 @@ def _import(arguments: argparse.Namespace) -> int:
     source = Path(arguments.source)
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
-    num_failed = 0
+    num_failed = num_usable = 0
 
     def usable() -> Iterator[Utterance]:
-        nonlocal num_failed
+        nonlocal num_failed, num_usable
         for item in IMPORTERS[arguments.kind](source):
             if isinstance(item, AudioError):
                 print(f"failed: {item}", file=sys.stderr)
                 num_failed += 1
             else:
+                num_usable += 1
                 yield item
+        if num_failed and not num_usable:  # whatever manifest is there is better than an empty one
+            raise ValueError(
+                f"{source}: none of its {num_failed} recordings can be used; {arguments.out} is not written"
+            )
 
     count = write_utterances(arguments.out, usable())
     print(f"{arguments.out}: {count} utterances")

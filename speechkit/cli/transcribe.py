@@ -33,7 +33,7 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         nargs="+",
         metavar="INPUT",
         help="files, folders (searched through and through), quoted patterns such as 'talks/**/*.mp3', manifests "
-        "(.jsonl), or - for WAV or raw PCM from standard input, transcribed as it comes",
+        "(.jsonl, .json), or - for WAV or raw PCM from standard input, transcribed as it comes",
     )
     parser.add_argument("--format", choices=("txt", "srt", "vtt", "json", "ctm", "tsv"), default="txt", help="(txt)")
     parser.add_argument("-o", "--out", metavar="DIR", help="write one file for each input instead of printing")
@@ -61,6 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print("model: digits, of the wheel (the words zero to nine); --model BUNDLE takes another", file=sys.stderr)
     if arguments.inputs == ["-"]:
         return _run_stream(arguments)
+    if arguments.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {arguments.workers}")
     if arguments.nbest < 1:
         raise ValueError(f"--nbest must be at least 1, got {arguments.nbest}")
     if arguments.nbest > 1 and arguments.format != "json":
@@ -128,9 +130,12 @@ def _run_stream(arguments: argparse.Namespace) -> int:
     stream = recognizer.stream(
         sample_rate_hz=rate, partial_seconds=arguments.partial_seconds, word_times=arguments.format == "json"
     )
-    for samples in pieces:
-        for result in stream.push(samples):
-            _print_result(result, arguments.format)
+    try:
+        for samples in pieces:
+            for result in stream.push(samples):
+                _print_result(result, arguments.format)
+    except KeyboardInterrupt:  # how a microphone is put down
+        print(file=sys.stderr)
     for result in stream.finish():
         _print_result(result, arguments.format)
     return 0

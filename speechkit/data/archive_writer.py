@@ -6,6 +6,7 @@ manifests and the shard size alone.
 
 import gzip
 import io
+import itertools
 import json
 import math
 import os
@@ -63,6 +64,8 @@ def write_archive(
         raise ValueError(f"A shard must hold something, got {shard_hours:g} hours or {shard_utterances} utterances.")
     if audio_format == "opus" and sample_rate_hz not in (None, *_OPUS_RATES):
         raise ValueError(f"`sample_rate_hz` of opus must be one of {_OPUS_RATES}, got {sample_rate_hz}.")
+    if sample_rate_hz is not None and sample_rate_hz < 1:
+        raise ValueError(f"`sample_rate_hz` must be positive, got {sample_rate_hz}.")
     if num_workers < 1:
         raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
     folder, paths = Path(out), [expand_path(manifest) for manifest in manifests]
@@ -80,7 +83,7 @@ def write_archive(
     _start(folder, job)
     write = partial(_write_shard, folder, audio_format=audio_format, sample_rate_hz=sample_rate_hz)
     num_rows = 0
-    for count, failures in _run(write, _chain(first, shards), num_workers):
+    for count, failures in _run(write, itertools.chain([first], shards), num_workers):
         num_rows += count
         on_progress(count)
         yield from (AudioError(failure) for failure in failures)
@@ -89,11 +92,6 @@ def write_archive(
     job["rows"] = num_rows
     _describe(folder, job)
     write_index(folder)
-
-
-def _chain(first: Any, rest: Iterable[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _plan(

@@ -1,6 +1,7 @@
 """Finds what would spoil a training before it costs any: file by file, each problem one line."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def check_manifests(
 
     Yields problems: a missing, corrupt, truncated or empty file; a duration or offset that the file does not have;
     silence; with a recipe also another sample rate (a note), characters its tokenizer lacks, and texts too long for
-    their audio (T' < U + repeats); last the audio that stands in two manifests.
+    their audio (T' < U + repeats); last the audio that stands in two manifests, whole or in part.
 
     Raises:
         ValueError: a manifest that cannot be read at all.
@@ -72,17 +73,17 @@ def describe_manifest(utterances: Sequence[Utterance]) -> str:
 
 
 def _check_utterance(utterance: Utterance, recipe: Recipe | None, *, is_segment: bool) -> Iterator[Problem]:
-    path = str(utterance.audio_path)
+    path = _place(utterance)
     try:
-        info = read_audio_info(path)
+        info = read_audio_info(utterance.audio_path)
         samples = load_audio(
-            path,
+            utterance.audio_path,
             info.sample_rate_hz,
             offset_seconds=utterance.offset_seconds,
             duration_seconds=utterance.duration_seconds,
         )
     except AudioError as error:
-        yield Problem("error", path, str(error).removeprefix(f"{path}: "))
+        yield Problem("error", path, str(error).removeprefix(f"{utterance.audio_path}: "))
         return
     seconds = len(samples) / info.sample_rate_hz
     declared = utterance.duration_seconds
@@ -103,7 +104,7 @@ def _check_utterance(utterance: Utterance, recipe: Recipe | None, *, is_segment:
 def _check_against_recipe(
     utterance: Utterance, seconds: float, sample_rate_hz: int, recipe: Recipe
 ) -> Iterator[Problem]:
-    path = str(utterance.audio_path)
+    path = _place(utterance)
     if sample_rate_hz != recipe.sample_rate_hz:
         yield Problem("note", path, f"sample rate {sample_rate_hz} Hz, resampled to {recipe.sample_rate_hz} Hz")
     if recipe.tokenizer is None:
@@ -136,17 +137,41 @@ def _shared_audio(manifests: dict[str, list[Utterance]]) -> Iterator[Problem]:
 
 
 def _same_content(group: Iterable[tuple[str, Utterance]]) -> Iterator[Problem]:
+    """Parts of one recording that overlap, each named once, beside one of an earlier manifest."""
     digest = cache(_digest)  # a long recording stands in many segments
-    seen: dict[tuple[str, float], tuple[str, Utterance]] = {}
+    by_content: defaultdict[str, list[tuple[str, Utterance]]] = defaultdict(list)
     for manifest, utterance in group:
-        key = (digest(utterance.audio_path), utterance.offset_seconds)
-        first_manifest, first = seen.setdefault(key, (manifest, utterance))
-        if first_manifest != manifest:
-            yield Problem(
-                "error", str(utterance.audio_path), f"in {manifest}, is also in {first_manifest} ({first.id})"
-            )
+        by_content[digest(utterance.audio_path)].append((manifest, utterance))
+    for items in by_content.values():
+        order = {manifest: place for place, manifest in enumerate(dict(items))}
+        open_items: list[tuple[str, Utterance]] = []
+        named: set[int] = set()
+        for manifest, utterance in sorted(items, key=lambda item: item[1].offset_seconds):
+            begins = utterance.offset_seconds + _DURATION_TOLERANCE_SECONDS
+            open_items = [item for item in open_items if _end_seconds(item[1]) > begins]
+            for other_manifest, other in open_items:
+                pair = [(other_manifest, other), (manifest, utterance)]
+                (first_manifest, first), (later_manifest, later) = sorted(pair, key=lambda item: order[item[0]])
+                if first_manifest != later_manifest and id(later) not in named:
+                    named.add(id(later))
+                    reason = f"in {later_manifest}, is also in {first_manifest} ({first.id})"
+                    yield Problem("error", _place(later), reason)
+            open_items.append((manifest, utterance))
+
+
+def _end_seconds(utterance: Utterance) -> float:
+    return math.inf if utterance.duration_seconds is None else utterance.offset_seconds + utterance.duration_seconds
+
+
+def _place(utterance: Utterance) -> str:
+    """The file, and where in it."""
+    offset = utterance.offset_seconds
+    return f"{utterance.audio_path}@{offset:.10g}" if offset else str(utterance.audio_path)
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
     with path.open("rb") as file:
-        return hashlib.sha1(file.read(), usedforsecurity=False).hexdigest()
+        while content := file.read(1 << 20):
+            digest.update(content)
+    return digest.hexdigest()

@@ -33,7 +33,7 @@ def import_kaldi(folder: Path) -> Iterator[Utterance | AudioError]:
     for name, (recording, *times) in spans.items():
         if recording not in recordings:
             raise ValueError(f"{folder / 'segments'}: {name} is of recording {recording}, which wav.scp lacks")
-        path = _resolve(folder, recordings[recording])
+        path = folder / recordings[recording]
         try:
             start, end = (float(time) for time in times) if times else (0.0, -1.0)
         except ValueError:
@@ -45,12 +45,14 @@ def import_kaldi(folder: Path) -> Iterator[Utterance | AudioError]:
 
 
 def import_table(table: Path) -> Iterator[Utterance | AudioError]:
-    """A CSV or TSV file with a header: a column of paths (relative to the table's folder), perhaps of text and speaker.
+    """A CSV or TSV file with a header: a column of paths (relative to the table's folder), perhaps of text and speaker,
+    perhaps `offset` and `duration`, in seconds, of a part of the file.
 
     Common names of these columns are known, Common Voice's among them.
 
     Raises:
-        ValueError: no such file, not a table in UTF-8, no column of paths, or a row without a path.
+        ValueError: no such file, not a table in UTF-8, no column of paths, or a row without a path or with a time that
+            is no number.
     """
     if not table.is_file():
         raise ValueError(f"{table}: no such file")
@@ -63,11 +65,17 @@ def import_table(table: Path) -> Iterator[Utterance | AudioError]:
     for line, row in rows:
         if not row[path_column]:
             raise ValueError(f"{table}:{line}: has no `{path_column}`")
-        path = _resolve(table.parent, row[path_column])
+        path = table.parent / row[path_column]
         if not path.is_file() and (table.parent / "clips" / row[path_column]).is_file():
             path = table.parent / "clips" / row[path_column]  # Common Voice
         text = row[text_column] if text_column else None
-        yield _utterance(path, text, row[speaker_column] if speaker_column else None)
+        speaker = row[speaker_column] if speaker_column else None
+        times = (row["offset"] or 0, row.get("duration") or -1) if "offset" in columns else (0, -1)
+        try:
+            start, seconds = map(float, times)
+        except ValueError:
+            raise ValueError(f"{table}:{line}: `offset` and `duration` must be seconds, got {times}") from None
+        yield _utterance(path, text, speaker, start, -1.0 if seconds < 0 else start + seconds)
 
 
 def import_librispeech(folder: Path) -> Iterator[Utterance | AudioError]:
@@ -129,12 +137,8 @@ def _read_table(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             rows = [line.split(maxsplit=1) for line in file if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: must be text in UTF-8 ({error})") from None
     return {key: "".join(rest).strip() for key, *rest in rows}
-
-
-def _resolve(folder: Path, path: str) -> Path:
-    return Path(path) if Path(path).is_absolute() else folder / path

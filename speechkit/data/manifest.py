@@ -73,8 +73,8 @@ def write_utterances(path: str | os.PathLike[str], utterances: Iterable[Utteranc
     if target.is_dir():
         raise ValueError(f"{target}: is a folder, and a manifest is a file")
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder, count = target.parent.resolve(), 0
-    partial = target.with_name(target.name + ".partial")
+    folder, count = Path(os.path.abspath(target.parent)), 0  # not behind links, which say where a corpus lies
+    partial = target.with_name(f".{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             for utterance in utterances:
@@ -111,21 +111,33 @@ def _iterate(path: Path) -> Iterator[Utterance]:
 
 
 def _iterate_cuts(path: Path) -> Iterator[Utterance]:
-    from lhotse import CutSet
-
-    try:
-        cuts: list[Any] = list(CutSet.from_file(path))
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError, LookupError):  # lhotse checks nothing
-        raise ValueError(f"{path}: must hold lhotse cuts") from None
-    for cut in cuts:
+    for cut in _read_lazily(path):
         if len(getattr(cut, "supervisions", ())) != 1:
             raise ValueError(f"{path}: {cut.id} must be a cut with one supervision")
         recording = getattr(cut, "recording", None)
         if recording is None or [source.type for source in recording.sources] != ["file"] or recording.transforms:
             raise ValueError(f"{path}: {cut.id} must be of one recording, in one file, without transforms")
+        if recording.num_channels > 1:
+            raise ValueError(
+                f"{path}: {cut.id} is of {recording.num_channels} channels; write each to its own file first"
+            )
         (supervision,) = cut.supervisions
         audio = Path(recording.sources[0].source)
         yield Utterance(audio, cut.duration, supervision.text, supervision.speaker, cut.start, cut.id)
+
+
+def _read_lazily(path: Path) -> Iterator[Any]:
+    from lhotse import CutSet
+
+    holds_any = False
+    try:
+        for cut in CutSet.from_jsonl_lazy(path):
+            yield cut
+            holds_any = True
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError, LookupError):  # lhotse checks nothing
+        holds_any = False
+    if not holds_any:
+        raise ValueError(f"{path}: must hold lhotse cuts")
 
 
 def _parse(row: Any, path: Path, number: int) -> Utterance:
@@ -147,12 +159,12 @@ def _parse(row: Any, path: Path, number: int) -> Utterance:
         text=text,
         speaker=None if speaker is None else str(speaker),
         offset_seconds=offset,
-        id=f"{row['audio_filepath']}@{offset:g}" if offset else row["audio_filepath"],
+        id=f"{row['audio_filepath']}@{offset:.10g}" if offset else row["audio_filepath"],
     )
 
 
 def _to_row(utterance: Utterance, folder: Path) -> dict[str, Any]:
-    audio = utterance.audio_path.resolve()
+    audio = Path(os.path.abspath(utterance.audio_path))
     row: dict[str, Any] = {"audio_filepath": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio)}
     if utterance.duration_seconds is not None:
         row["duration"] = round(utterance.duration_seconds, 4)

@@ -27,13 +27,13 @@ def find_recordings(path: str | os.PathLike[str]) -> list[Recording]:
         ValueError: there is neither, or no recording in it; one that is missing or not audio.
     """
     target = expand_path(path)
-    found = [Utterance(file) for file in find_audio_files([target])] if target.is_dir() else read_utterances(target)
+    found = [Utterance(file) for file in find_audio_files(target)] if target.is_dir() else read_utterances(target)
     if not found:
         raise ValueError(f"{target}: the manifest holds no recordings")
     recordings = []
     for utterance in found:
         left = read_audio_info(utterance.audio_path).duration_seconds - utterance.offset_seconds
-        seconds = left if utterance.duration_seconds is None else utterance.duration_seconds
+        seconds = left if utterance.duration_seconds is None else min(left, utterance.duration_seconds)
         recordings.append(Recording(utterance.audio_path, utterance.offset_seconds, seconds))
     return recordings
 

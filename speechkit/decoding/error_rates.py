@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+_DRAWS_AT_A_TIME = 1 << 20  # of the bootstrap: some 20 MB
+
 
 class ErrorCounts(NamedTuple):
     """Edits that turn a reference into a hypothesis, and the reference's length."""
@@ -52,7 +54,11 @@ def bootstrap_interval(
     """Percentile bootstrap over utterances (Bisani and Ney 2004): the interval of the pooled error rate."""
     errors = np.array([count.errors for count in counts])
     lengths = np.array([count.length for count in counts])
-    draws = np.random.default_rng(seed).integers(len(counts), size=(num_samples, len(counts)))
-    rates = errors[draws].sum(axis=1) / np.maximum(lengths[draws].sum(axis=1), 1)
+    generator = np.random.default_rng(seed)
+    rates = np.empty(num_samples)
+    block = max(1, _DRAWS_AT_A_TIME // len(counts))
+    for first in range(0, num_samples, block):
+        sampled = generator.integers(len(counts), size=(min(block, num_samples - first), len(counts)))
+        rates[first : first + block] = errors[sampled].sum(axis=1) / np.maximum(lengths[sampled].sum(axis=1), 1)
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,5 +1,6 @@
 """Speech as it is said: samples in, what is heard so far out, and what is final as soon as it is."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ class RecognizerStream:
     def __init__(self, recognizer: Any, *, sample_rate_hz: int, partial_seconds: float, word_times: bool) -> None:
         if sample_rate_hz <= 0:
             raise ValueError(f"`sample_rate_hz` must be positive, got {sample_rate_hz}.")
-        if not partial_seconds > 0:
-            raise ValueError(f"`partial_seconds` must be positive, got {partial_seconds}.")
+        if not 0 < partial_seconds < math.inf:
+            raise ValueError(f"`partial_seconds` must be positive and finite, got {partial_seconds}.")
         self._recognizer, self._word_times = recognizer, word_times
         self._resampler = Resampler(sample_rate_hz, recognizer.sample_rate_hz)
         self._segmenter = Segmenter(recognizer.sample_rate_hz)

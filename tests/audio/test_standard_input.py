@@ -18,7 +18,7 @@ class Dripping(io.BytesIO):
     """A pipe in which bytes come in odd numbers."""
 
     def read(self, size: int | None = -1) -> bytes:
-        return super().read(min(size or -1, 7) if size and size > 0 else 7)
+        return super().read(7 if size is None or size < 0 else min(size, 7))
 
 
 def read(content: bytes) -> tuple[int, np.ndarray]:
@@ -54,6 +54,9 @@ def test_raw_pcm() -> None:
     ("content", "message"),
     [
         (b"", "standard input is empty"),
+        (b"\xff\xfb\x90\x64" + bytes(100), "audio of another format"),
+        (b"\0\0\0\x20ftypM4A " + bytes(100), "audio of another format"),
+        (b"FORM\0\0\0\0AIFF" + bytes(100), "audio of another format"),
         (b"RIFF\0\0\0\0WAVE", "WAV header without samples"),
         (b"RIFF\0\0\0\0WAVEdata\0\0\0\0", "WAV header without samples"),
         (b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<IHHIIHH", 16, 6, 1, 8000, 8000, 1, 8), "WAV of kind 6 with 8 bits"),
@@ -63,6 +66,13 @@ def test_raw_pcm() -> None:
 def test_what_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(AudioError, match=message):
         read(content)
+
+
+def test_chunks_behind_the_samples_are_no_audio() -> None:
+    content = io.BytesIO()
+    soundfile.write(content, SAMPLES, 8000, format="WAV", subtype="PCM_16")
+    _, samples = read(content.getvalue() + b"id3 " + struct.pack("<I", 4000) + bytes(range(250)) * 16)
+    assert len(samples) == len(SAMPLES)
 
 
 def test_samples_that_are_not_finite() -> None:

@@ -44,6 +44,16 @@ def test_import_of_nothing_is_refused(kind: str, tmp_path: Path, capsys: pytest.
     assert not list(tmp_path.iterdir())
 
 
+def test_import_of_which_all_fails_keeps_what_is_there(
+    manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.csv").write_text("path\nnone.wav\n")
+    (tmp_path / "out.jsonl").write_text("what was there")
+    assert main(["data", "import", "csv", str(tmp_path / "t.csv"), str(tmp_path / "out.jsonl")]) == 2
+    assert "none of its 1 recordings can be used" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl").read_text() == "what was there"
+
+
 def test_import_into_a_folder_is_refused(manifest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "t.csv").write_text("path\n0.wav\n")
     (tmp_path / "out").mkdir()

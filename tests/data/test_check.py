@@ -33,7 +33,7 @@ def problems_of(tmp_path: Path, *rows: dict[str, Any], recipe: Recipe | None = N
 
 def the_problem(tmp_path: Path, *rows: dict[str, Any], recipe: Recipe | None = None) -> Problem:
     (problem,) = problems_of(tmp_path, *rows, recipe=recipe)
-    assert problem.path.endswith(rows[0]["audio_filepath"])
+    assert Path(problem.path).name.partition("@")[0] == rows[0]["audio_filepath"]
     assert "\n" not in problem.reason
     return problem
 
@@ -175,6 +175,16 @@ def test_audio_in_two_manifests_is_found_by_content(tmp_path: Path) -> None:
     test = write_manifest(tmp_path / "test.jsonl", {"audio_filepath": "copy of a.wav"}, {"audio_filepath": "b.wav"})
     (problem,) = check_manifests([train, test])
     assert problem == Problem("error", str(tmp_path / "copy of a.wav"), f"in {test}, is also in {train} (a.wav)")
+
+
+def test_a_part_of_a_recording_that_another_manifest_has(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", 3.0)
+    whole = write_manifest(tmp_path / "train.jsonl", {"audio_filepath": "a.wav", "offset": 0.5, "duration": 1.0})
+    parts = [{"audio_filepath": "a.wav", "offset": offset, "duration": 0.5} for offset in (0.0, 1.2, 1.5, 2.0)]
+    part = write_manifest(tmp_path / "test.jsonl", *parts)
+    (problem,) = check_manifests([whole, part])
+    assert problem.path == f"{tmp_path / 'a.wav'}@1.2"
+    assert f"in {part}, is also in {whole} (a.wav@0.5)" in problem.reason
 
 
 def test_audio_twice_in_one_manifest_is_no_problem(tmp_path: Path) -> None:

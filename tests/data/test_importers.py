@@ -84,6 +84,24 @@ def test_csv_with_common_names_of_columns(folder: Path, header: str) -> None:
     assert list(import_table(table)) == [Utterance(folder / "a.wav", 1.0, "hello, there", "ann")]
 
 
+def test_csv_with_parts_of_files(folder: Path) -> None:
+    table = write(folder / "t.csv", "path,offset,duration\nb.wav,0.5,1\nb.wav,1.5,\nb.wav,,\n")
+    path = folder / "b.wav"
+    assert list(import_table(table)) == [
+        Utterance(path, 1.0, offset_seconds=0.5),
+        Utterance(path, 0.5, offset_seconds=1.5),
+        Utterance(path, 2.0),
+    ]
+    with pytest.raises(ValueError, match=r"t\.csv:2: `offset` and `duration` must be seconds, got \('0:30'"):
+        list(import_table(write(folder / "t.csv", "path,offset\nb.wav,0:30\n")))
+
+
+def test_kaldi_with_a_byte_order_mark(folder: Path) -> None:
+    write(folder / "wav.scp", "\ufeffu1 a.wav\n")
+    write(folder / "text", "\ufeffu1 hello\n")
+    assert list(import_kaldi(folder)) == [Utterance(folder / "a.wav", 1.0, "hello")]
+
+
 def test_csv_of_paths_alone(folder: Path) -> None:
     table = write(folder / "t.csv", "\ufeffpath\na.wav\nb.wav\n")
     assert list(import_table(table)) == [Utterance(folder / "a.wav", 1.0), Utterance(folder / "b.wav", 2.0)]

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from speechkit import Recognizer
 from speechkit.cli.main import main
+from speechkit.models import DIGITS
 from speechkit.pipelines.evaluate import evaluate
 from speechkit.pipelines.report import render_page, write_report
 
@@ -181,3 +182,11 @@ def test_embedded_figures_survive_whatever_they_hold() -> None:
     page = render_page(data)
     assert embedded(page) == data
     assert page.count("</script>") == render_page({}).count("</script>") == 3
+
+
+def test_page_of_an_int8_model(two_speakers: Path, tmp_path: Path) -> None:
+    """Whose posteriors come from numpy."""
+    path = tmp_path / "report.html"
+    assert main(["evaluate", str(DIGITS), str(two_speakers), "--html", str(path), "--worst", "1"]) == 0
+    (worst,) = embedded(path.read_text())["worst"]
+    assert worst

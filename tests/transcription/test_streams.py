@@ -54,7 +54,7 @@ def test_wrong_samples(recognizer: Recognizer) -> None:
         stream.push(np.zeros(100, dtype=np.int16))
     with pytest.raises(ValueError, match="must be finite"):
         stream.push(np.full(100, np.nan, dtype=np.float32))
-    with pytest.raises(ValueError, match="`partial_seconds` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`partial_seconds` must be positive and finite, got 0"):
         recognizer.stream(partial_seconds=0)
     with pytest.raises(ValueError, match="`sample_rate_hz` must be positive, got -1"):
         recognizer.stream(sample_rate_hz=-1)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -212,11 +213,80 @@ def test_compressed_standard_input(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"fLaC" + bytes(100))))
     assert run("-") == 2
-    assert "-: compressed audio (b'fLaC'); pipe WAV or raw PCM" in capsys.readouterr().err
+    assert "-: audio of another format (b'fLaC'); pipe WAV or raw PCM" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_microphone_with_its_last_words(
+    talks: Path, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (talks / "long.wav").read_bytes()
+
+    class Microphone(io.BytesIO):
+        """All that was said, then Ctrl-C."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            if not (found := super().read(size)):
+                raise KeyboardInterrupt
+            return found
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert run("-") == 0
+    expected = [line for line in capsys.readouterr().out.splitlines() if line.startswith("final")]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Microphone(content[:-64])))
+    assert run("-") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("final")] == expected
+
+
+def test_a_name_too_long_for_its_result_fails_alone(talks: Path, recognizer: Recognizer) -> None:
+    long = talks / f"{'字' * 83}.wav"  # 253 bytes of 255
+    (talks / "long.wav").rename(long)
+    recordings = find_recordings([str(long), str(talks / "talks" / "a.wav")])
+    recordings[0] = recordings[0]._replace(stem=recordings[0].stem + "字")
+    failed: list[str | None] = []
+    tally = transcribe(
+        lambda: recognizer, recordings, out=talks / "out", on_result=lambda _, result: failed.append(result.error)
+    )
+    assert (tally.done, tally.failed) == (1, 1)
+    assert sum("file name too long" in (reason or "") for reason in failed) == 1
+    assert [path.name for path in (talks / "out").iterdir()] == ["a.txt"]
+
+
+def test_what_is_older_than_its_recording_is_done_again(talks: Path, recognizer: Recognizer) -> None:
+    recordings = find_recordings([str(talks / "long.wav")])
+    assert transcribe(lambda: recognizer, recordings, out=talks / "out").done == 1
+    assert transcribe(lambda: recognizer, recordings, out=talks / "out").skipped == 1
+    os.utime(talks / "long.wav", (2e9, 2e9))
+    assert transcribe(lambda: recognizer, recordings, out=talks / "out").done == 1
+
+
+def test_manifests_of_nemo_and_variables(talks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (talks / "nemo.json").write_text('{"audio_filepath": "long.wav"}\n')
+    monkeypatch.setenv("TALKS", str(talks))
+    assert [recording.name for recording in find_recordings(["$TALKS/nemo.json"])] == ["long.wav"]
+    with pytest.raises(ValueError, match="NO_SUCH_FOLDER is not set"):
+        find_recordings(["$NO_SUCH_FOLDER/nemo.json"])
+
+
+def test_results_of_silent_recordings_do_not_wait(talks: Path, recognizer: Recognizer) -> None:
+    silent = [np.zeros(RATE, dtype=np.float32)] * 100
+    read = []
+
+    class Counted(list):
+        """Notes what is asked for."""
+
+        def __getitem__(self, place: int) -> np.ndarray:  # type: ignore[override]
+            read.append(place)
+            return super().__getitem__(place)
+
+    first = next(recognizer.transcribe_iter(Counted(silent)))
+    assert first[1].text == ""
+    assert len(read) < 100
 
 
 def test_one_path_is_no_list(recognizer: Recognizer) -> None:
     with pytest.raises(ValueError, match=r"`inputs` must be a list of recordings, got 'a\.wav' alone"):
         recognizer.transcribe("a.wav")
+    with pytest.raises(ValueError, match="`inputs` must be a list of recordings, got one array alone"):
+        recognizer.transcribe(np.zeros(RATE, dtype=np.float32))
     with pytest.raises(ValueError, match="`sample_rate_hz` must be positive, got 0"):
         recognizer.transcribe([np.zeros(RATE, dtype=np.float32)], sample_rate_hz=0)
