@@ -63,25 +63,34 @@ def save_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> None:
     write_bundle_files(_to_files(bundle), path)
 
 
-def load_bundle(path: str | os.PathLike[str], *, trusted_packages: Sequence[str] = ()) -> Bundle:
+def load_bundle(
+    path: str | os.PathLike[str], *, trusted_packages: Sequence[str] = (), encoder_only: bool = False
+) -> Bundle:
     """Reads a bundle and builds its parts, in evaluation mode, on the CPU.
 
     Args:
         path: folder or .zip.
         trusted_packages: packages besides speechkit whose classes may be built.
+        encoder_only: leaves out head and tokenizer.
 
     Raises:
-        ValueError: not a bundle, another format, a damaged or unsafe archive, or weights that do not fit; one line.
+        ValueError: not a bundle, another format, a damaged or unsafe archive, weights that do not fit, or parts that do
+            not fit each other; one line.
     """
-    return bundle_from_files(read_bundle_files(path), path, trusted_packages=trusted_packages)
+    files = read_bundle_files(path)
+    return bundle_from_files(files, path, trusted_packages=trusted_packages, encoder_only=encoder_only)
 
 
 def bundle_from_files(
-    files: Mapping[str, bytes], path: str | os.PathLike[str], *, trusted_packages: Sequence[str] = ()
+    files: Mapping[str, bytes],
+    path: str | os.PathLike[str],
+    *,
+    trusted_packages: Sequence[str] = (),
+    encoder_only: bool = False,
 ) -> Bundle:
     """What `load_bundle` makes of the contents by name; `path` is for errors."""
     try:
-        return _from_files(files, (*TRUSTED_PACKAGES, *trusted_packages))
+        return _from_files(files, (*TRUSTED_PACKAGES, *trusted_packages), encoder_only=encoder_only)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -106,7 +115,7 @@ def _to_files(bundle: Bundle) -> dict[str, bytes]:
     return files
 
 
-def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> Bundle:
+def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str], *, encoder_only: bool) -> Bundle:
     if "qparams.json" in files and "model.safetensors" not in files:
         raise ValueError("holds an int8 model only; take the float bundle that it was made from")
     missing = [name for name in ("config.yaml", "model.safetensors") if name not in files]
@@ -117,7 +126,8 @@ def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> 
         weights = safetensors.torch.load(files["model.safetensors"])
     except SafetensorError as error:
         raise ValueError(f"model.safetensors is damaged ({error})") from None
-    modules = {name: build(config[name], trusted_packages=trusted_packages) for name in _MODULES if config.get(name)}
+    wanted = [name for name in _MODULES if config.get(name) and not (encoder_only and name == "head")]
+    modules = {name: build(config[name], trusted_packages=trusted_packages) for name in wanted}
     for name, module in modules.items():
         if not isinstance(module, nn.Module):
             raise ValueError(f"`{name}` must be a module, got {type(module).__name__}")
@@ -127,10 +137,23 @@ def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str]) -> 
         except RuntimeError as error:
             raise ValueError(f"model.safetensors does not fit `{name}`: {' '.join(str(error).split())}") from None
         module.eval()
-    tokenizer = build_tokenizer(config, files, trusted_packages)
+    tokenizer = None if encoder_only else build_tokenizer(config, files, trusted_packages)
+    _check_sizes(modules["front_end"], modules["encoder"], modules.get("head"), tokenizer)
     card = files.get("card.md", b"").decode("utf-8", errors="replace")
     decoding = read_decoding(config)
     language_model = files.get("lm.arpa", b"")
     return Bundle(
         modules["front_end"], modules["encoder"], modules.get("head"), tokenizer, card, decoding, language_model
     )
+
+
+def _check_sizes(front_end: Any, encoder: Any, head: Any, tokenizer: Tokenizer | None) -> None:
+    """Raises ValueError where one part does not take what the one before it gives, or has other labels."""
+    pairs = [("encoder.input_dim", encoder.input_dim, "features", front_end.num_features)]
+    if hasattr(head, "vocab_size"):  # heads of pretraining have none
+        pairs.append(("head.input_dim", head.input_dim, "dimensions of the encoder", encoder.output_dim))
+    if hasattr(head, "vocab_size") and tokenizer is not None:
+        pairs.append(("head.vocab_size", head.vocab_size, "labels of the tokenizer", tokenizer.vocab_size))
+    for name, found, what, expected in pairs:
+        if found != expected:
+            raise ValueError(f"`{name}` must equal the {what}, {expected}, got {found}")

@@ -20,7 +20,6 @@ from speechkit.text import Tokenizer
 
 FORMAT = 1
 _LARGEST_ARCHIVE_BYTES = 16 << 30
-_DECOMPRESSION_ERRORS = (zlib.error, lzma.LZMAError)
 _DECODING = ("temperature", "lm_weight", "word_bonus", "beam_size")
 _KNOWN_FILES = (
     "config.yaml",
@@ -36,7 +35,14 @@ _KNOWN_FILES = (
 
 
 def write_bundle_files(files: Mapping[str, bytes], path: str | os.PathLike[str]) -> None:
-    """Writes a folder, or an archive where `path` ends in .zip; what was there is replaced once all is written."""
+    """Writes a folder, or an archive where `path` ends in .zip; what was there is replaced once all is written.
+
+    Raises:
+        ValueError: a name that would not be read again.
+    """
+    for name in files:
+        if not _is_known(name):
+            raise ValueError(f"`files` of a tokenizer must be called tokens.SUFFIX, got {name!r}.")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".zip":
@@ -47,13 +53,28 @@ def write_bundle_files(files: Mapping[str, bytes], path: str | os.PathLike[str])
         os.replace(partial, target)
         return
     target.mkdir(exist_ok=True)
-    was_bundle = (target / "config.yaml").exists()
+    before = _names(target) if (target / "config.yaml").exists() else []
+    _replace_files(files, target)
+    for name in set(before) - set(files):
+        (target / name).unlink()
+
+
+def _replace_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """All of them once all are written."""
     for name, content in files.items():
-        partial = target / (name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, target / name)
-    for name in set(_KNOWN_FILES) - set(files) if was_bundle else ():
-        (target / name).unlink(missing_ok=True)
+        (folder / (name + ".partial")).write_bytes(content)
+    for name in files:
+        os.replace(folder / (name + ".partial"), folder / name)
+
+
+def _is_known(name: str) -> bool:
+    """Whether a bundle may hold a file of this name; `tokens.` is what tokenizers may keep."""
+    return name in _KNOWN_FILES or (name.startswith("tokens.") and "/" not in name and not name.endswith(".partial"))
+
+
+def _names(folder: Path) -> list[str]:
+    """Of the files of a bundle."""
+    return sorted(file.name for file in folder.iterdir() if _is_known(file.name) and file.is_file())
 
 
 def read_bundle_files(path: str | os.PathLike[str]) -> dict[str, bytes]:
@@ -101,7 +122,10 @@ def build_tokenizer(
     tokenizer = build(config["tokenizer"], trusted_packages=trusted_packages)
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"`tokenizer` must be a Tokenizer, got {type(tokenizer).__name__}")
-    tokenizer.load_files(files)
+    try:
+        tokenizer.load_files(files)
+    except LookupError as error:
+        raise ValueError(f"lacks {error} of the tokenizer") from None
     return tokenizer
 
 
@@ -136,14 +160,17 @@ def update_decoding(
     config["decoding"] = {**read_decoding(config), **settings}
     read_decoding(config)
     content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
-    files |= {"lm.arpa": language_model} if language_model else {}
-    write_bundle_files({**files, "config.yaml": content}, path)
+    changed = {"config.yaml": content, **({"lm.arpa": language_model} if language_model else {})}
+    if Path(path).is_dir():
+        _replace_files(changed, Path(path))
+    else:
+        write_bundle_files({**files, **changed}, path)
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:
     if not path.is_dir():
         raise ValueError(f"{path}: no such bundle (a folder or .zip)")
-    return {name: (path / name).read_bytes() for name in _KNOWN_FILES if (path / name).is_file()}
+    return {name: (path / name).read_bytes() for name in _names(path)}
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:
@@ -158,7 +185,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             roots = {PurePosixPath(member.filename).parts[0] for member in members}
             prefix = f"{roots.pop()}/" if len(roots) == 1 and "config.yaml" not in roots else ""
             names = {member.filename.removeprefix(prefix): member for member in members}
-            files = {name: archive.read(names[name]) for name in _KNOWN_FILES if name in names}
+            files = {name: archive.read(member) for name, member in names.items() if _is_known(name)}
     except (
         zipfile.BadZipFile,
         NotImplementedError,

@@ -60,10 +60,16 @@ def build(description: Mapping[str, Any], *, trusted_packages: Sequence[str] = T
     init_args = description.get("init_args") or {}
     if not isinstance(init_args, Mapping) or not all(isinstance(name, str) for name in init_args):
         raise ValueError(f"`init_args` of {path} must map names to values, got {init_args!r}.")
-    built = {name: _build_value(value, trusted_packages) for name, value in init_args.items()}
     try:
-        return cls(**built)
-    except (TypeError, AttributeError, RuntimeError, ArithmeticError, LookupError) as error:  # values of a wrong kind
+        return cls(**{name: _build_value(value, trusted_packages) for name, value in init_args.items()})
+    except (
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+    ) as error:  # values of a wrong kind
         raise ValueError(f"`init_args` of {path}: {' '.join(str(error).split())}") from None
 
 

@@ -4,7 +4,7 @@ import pickle
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ def small_bundle(tokenizer: Tokenizer | None = None, *, channels: int = 4) -> Bu
     front_end = FrontEnd(features=MFB(num_mels=8, sample_rate_hz=8000), cmvn=cmvn)
     encoder = ConvGRUEncoder(input_dim=8, channels=channels, hidden_size=4, num_layers=1, dropout=0.5)
     tokenizer = CharTokenizer("ab c") if tokenizer is None else tokenizer
-    return Bundle(front_end, encoder, CTCHead(input_dim=4, vocab_size=5), tokenizer, "# Größe\n")
+    return Bundle(front_end, encoder, CTCHead(input_dim=4, vocab_size=tokenizer.vocab_size), tokenizer, "# Größe\n")
 
 
 def logits(bundle: Bundle) -> Tensor:
@@ -344,3 +344,74 @@ def test_a_broken_language_model_is_named(tmp_path: Path) -> None:
     save_bundle(bundle, tmp_path / "folder")
     with pytest.raises(ValueError, match=r"folder/lm\.arpa:\d+: "):
         Recognizer.load(tmp_path / "folder")
+
+
+class LettersInAFile(CharTokenizer):
+    """A tokenizer of one's own that keeps a file."""
+
+    name = "tokens.txt"
+
+    def files(self) -> dict[str, bytes]:
+        return {self.name: b"ab c"}
+
+    def load_files(self, files: Mapping[str, bytes]) -> None:
+        self._set_symbols(files[self.name].decode())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tokenizer_of_ones_own_keeps_its_file(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = __name__.split(".")[0]
+    save_bundle(small_bundle(LettersInAFile("ab c")), tmp_path / form)
+    assert load_bundle(tmp_path / form, trusted_packages=(package,)).tokenizer.encode("cab") == [4, 1, 2]
+    monkeypatch.setattr(LettersInAFile, "name", "tokens.other")
+    with pytest.raises(ValueError, match=r"lacks 'tokens\.other' of the tokenizer"):
+        load_bundle(tmp_path / form, trusted_packages=(package,))
+    monkeypatch.setattr(LettersInAFile, "name", "letters.txt")
+    with pytest.raises(ValueError, match=r"must be called tokens\.SUFFIX, got 'letters\.txt'"):
+        save_bundle(small_bundle(LettersInAFile("ab c")), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("tokenizer", "symbols", ["a", "b"], "`head.vocab_size` must equal the labels of the tokenizer, 3, got 5"),
+        ("front_end", "num_mels", 9, "`encoder.input_dim` must equal the features, 9, got 8"),
+    ],
+)
+def test_parts_that_do_not_meet(folder: Path, part: str, name: str, value: object, message: str) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    if part == "front_end":
+        config[part]["init_args"] = {"features": config[part]["init_args"]["features"]}
+        config[part]["init_args"]["features"]["init_args"][name] = value
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        kept = {key: value for key, value in weights.items() if not key.startswith("front_end")}
+        safetensors.torch.save_file(kept, folder / "model.safetensors")
+    else:
+        config[part]["init_args"][name] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert message in refusal(folder)
+
+
+def test_an_encoder_is_loaded_without_what_the_head_needs(folder: Path) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["head"] = {"class_path": "somewhere.else.Head"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "trusted package" in refusal(folder)
+    loaded = load_bundle(folder, encoder_only=True)
+    assert loaded.head is None
+    assert loaded.tokenizer is None
+
+
+def test_writing_that_fails_leaves_the_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write = Path.write_bytes
+
+    def fail(path: Path, content: bytes) -> int:
+        if "config" in path.name:
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_bundle(small_bundle(channels=6), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before

@@ -37,6 +37,8 @@ class KMeansCodebook(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(num_codes, num_groups, output_dim)
+        if output_dim < 2 * num_groups:  # a group of one number has no variance to normalise by
+            raise ValueError(f"`output_dim` must be at least twice `num_groups` {num_groups}, got {output_dim}.")
         if commitment < 0.0:
             raise ValueError(f"`commitment` must not be negative, got {commitment}.")
         self.input_dim, self.num_codes, self.num_groups, self.output_dim = input_dim, num_codes, num_groups, output_dim

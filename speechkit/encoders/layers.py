@@ -71,9 +71,13 @@ def record_layers(encoder: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def layer_outputs(encoder: nn.Module, layout: LayerFormat, x: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-    """(B, T, F), (B,) -> of each layer (B, T', D), zero beyond each length; (B,)."""
+    """(B, T, F), (B,) -> of each layer (B, T', D), zero beyond each length; (B,).
+
+    What stands behind the layers has gradient zero, as DDP wants of every parameter.
+    """
     with record_layers(encoder) as outputs:
-        _, lengths = encoder(x, lengths)
+        last, lengths = encoder(x, lengths)
+    outputs[-1] = outputs[-1] + 0.0 * last.sum()
     return [zero_padding(output.movedim(layout.time_axis, 1), lengths) for output in outputs], lengths
 
 

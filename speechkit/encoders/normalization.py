@@ -38,13 +38,14 @@ class MaskedBatchNorm1d(nn.Module):
             mask = length_mask(lengths, x.shape[2])[:, None, :]
             inside = x.float() * mask
             count, total = self.joined(mask.sum().float().reshape(1), inside.sum(dim=(0, 2)))
-            count = count.clamp(min=1)  # a rank without work in a step has no frames at all
+            any_frames = (count > 0).to(count)  # a rank without work in a step has none at all
+            count = count.clamp(min=1)
             mean = total / count
             centered = (inside - mean[:, None]) * mask
             (square,) = self.joined(centered.square().sum(dim=(0, 2)))
             var = square / count
             if self.update_running:
-                self._update_running_statistics(mean.detach(), var.detach(), count.detach())
+                self._update_running_statistics(mean.detach(), var.detach(), count.detach(), any_frames)
             scale = self.weight * (var + self.eps).rsqrt()
             return centered * scale[:, None] + self.bias[:, None]
 
@@ -57,7 +58,7 @@ class MaskedBatchNorm1d(nn.Module):
         return tuple(all_reduce(torch.cat(sums)).split([len(part) for part in sums]))
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: Tensor, any_frames: Tensor) -> None:
         unbiased = var * count / (count - 1).clamp(min=1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased, self.momentum)
+        self.running_mean.lerp_(mean, self.momentum * any_frames)
+        self.running_var.lerp_(unbiased, self.momentum * any_frames)

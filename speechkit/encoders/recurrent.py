@@ -121,6 +121,8 @@ class ConvGRUEncoder(nn.Module):
 
     def context(self, latents: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, T', channels), (B,) -> c (B, T', output_dim), (B,); zero beyond each length."""
+        if latents.shape[1] == 0:  # which torch's cells refuse
+            return latents.new_zeros(*latents.shape[:2], self.output_dim) + 0.0 * latents.sum(), lengths
         context = self.recurrence(latents, lengths) if self.bidirectional else self.recurrence(latents)[0]
         return zero_padding(self.output_dropout(context), lengths), lengths
 

@@ -120,8 +120,17 @@ class TransformerLayer(nn.Module):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor, lengths: Tensor, *, full: bool = False) -> tuple[Tensor, Tensor]:
-        """(B, T, D), (B,) -> the same shapes; `full` promises that no utterance is padded."""
+    def forward(
+        self, x: Tensor, lengths: Tensor, *, full: bool = False, dropped: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """(B, T, D), (B,) -> the same shapes.
+
+        `full` promises that no utterance is padded. A layer that is `dropped` gives x, in a graph in which its
+        parameters have gradient zero: DDP waits for all of them, and ranks gather a sharded layer together.
+        """
+        if dropped:
+            nothing = sum(parameter.flatten()[0] * 0.0 for parameter in self.parameters())
+            return x + torch.as_tensor(nothing, dtype=x.dtype), lengths
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), lengths, full=full)[0])
             return x + self.dropout(self._feed_forward(self.feed_forward_norm(x))), lengths

@@ -230,10 +230,8 @@ class Wav2Vec2Encoder(nn.Module):
             x = self.context_norm(x)
         x = self.context_dropout(x)
         for layer in self.layers:
-            if self.training and self.layer_drop and float(torch.rand(())) < self.layer_drop:
-                x = _untouched(x, lengths, layer, full=full)
-            else:
-                x, _ = layer(x, lengths, full=full)
+            dropped = self.training and self.layer_drop > 0 and float(torch.rand(())) < self.layer_drop
+            x, _ = layer(x, lengths, full=full, dropped=dropped)
         if self.pre_norm:
             x = self.context_norm(x)
         return zero_padding(x, lengths), lengths
@@ -241,16 +239,3 @@ class Wav2Vec2Encoder(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, input_dim), (B,) -> c (B, T', output_dim), (B,)."""
         return self.context(*self.latents(x, lengths))
-
-
-def _untouched(x: Tensor, lengths: Tensor, layer: nn.Module, *, full: bool) -> Tensor:
-    """x, in a graph in which the parameters of a dropped layer have gradient zero: DDP waits for all of them.
-
-    A sharded layer is computed all the same, since all ranks must gather it together.
-    """
-    from torch.distributed.fsdp import FSDPModule
-
-    if isinstance(layer, FSDPModule):
-        return x + 0.0 * layer(x, lengths, full=full)[0]
-    nothing = sum(parameter.flatten()[0] * 0.0 for parameter in layer.parameters())
-    return x + torch.as_tensor(nothing, dtype=x.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 from speechkit.features.convolution import refuse_special
 from speechkit.features.framing import window_function, with_edges
 from speechkit.features.mel import mel_filters
-from speechkit.features.mfb import INT16_SCALE, MFB
+from speechkit.features.mfb import INT16_SCALE, MFB, check_finite
 from speechkit.features.mfcc import MFCC, dct_matrix, lifter_weights
 from speechkit.masking import length_mask
 from speechkit.quantization import QParams
@@ -181,6 +181,8 @@ class IntegerMFB(torch.nn.Module):
 
         Samples are rounded to 16 bits first. Beyond an utterance's end stands the code of zero.
         """
+        if waveform.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_finite(waveform, lengths)
         frames = self.output_lengths(lengths)
         count = int(self.output_lengths(torch.tensor(waveform.shape[1])))
         edged = with_edges(waveform.float(), lengths, self.frame_length, self.hop_length, self.edges)

@@ -205,7 +205,10 @@ class MFB(nn.Module):
         edged = with_edges(waveform.float(), lengths, self.frame_length, self.hop_length, self.edges)
         features = self.of_edged(edged, num_frames, then)
         if looks:
-            _check_finite(features, frame_counts)
+            if features.is_floating_point():
+                check_finite(features, frame_counts)
+            else:  # codes hide what is not finite
+                check_finite(waveform, lengths)
             if bool((frame_counts == num_frames).all()):
                 return features, frame_counts
         return zero_padding(features, frame_counts), frame_counts
@@ -334,14 +337,15 @@ class MFB(nn.Module):
     def _check_lengths(self, lengths: Tensor, frame_counts: Tensor) -> None:
         if bool((lengths > 0).any()) and not bool((frame_counts > 0).any()):  # an empty share of a batch is none
             raise ValueError(
-                f"`waveform` must hold a window of {self.frame_length} samples at {self.sample_rate_hz} Hz, "
-                f"got at most {int(lengths.max())}."
+                f"`waveform` must hold a frame (of {self.frame_length} samples at {self.sample_rate_hz} Hz, "
+                f"edges {self.edges!r}), got at most {int(lengths.max())} samples."
             )
 
 
-def _check_finite(features: Tensor, frame_counts: Tensor) -> None:
-    if features.is_floating_point() and not bool(torch.isfinite(features.detach().sum())):
-        for place, (row, count) in enumerate(zip(features, frame_counts.tolist(), strict=True)):
+def check_finite(x: Tensor, lengths: Tensor) -> None:
+    """Raises ValueError where samples (B, N), or features (B, T, F), within a length are not finite."""
+    if not bool(torch.isfinite(x.detach().sum())):
+        for place, (row, count) in enumerate(zip(x, lengths.tolist(), strict=True)):
             if not bool(torch.isfinite(row[:count]).all()):
                 raise ValueError(f"`waveform` must be finite, got NaN or infinity in utterance {place} of the batch.")
 

@@ -111,10 +111,10 @@ class QuantizedFrontEnd(nn.Module):
         statistics = torch.zeros(0) if self.cmvn is None else torch.stack(self._statistics()).detach().cpu()
         if self._integer is None or not torch.equal(self._integer[0], statistics):
             mean, std = (None, None) if self.cmvn is None else statistics.clone().unbind()
-            twin = IntegerMFB(self.front_end, self.qparams, mean, std).to(self.front_end.filters.device)
+            twin = IntegerMFB(self.front_end, self.qparams, mean, std)
             object.__setattr__(self, "_integer", (statistics.clone(), twin))  # no submodule: it follows from the rest
         assert self._integer is not None
-        return self._integer[1]
+        return self._integer[1].to(self.front_end.filters.device)
 
     def multiply_add(self) -> tuple[Tensor, Tensor]:
         """a and c of code = clamp(round(a x + c)), float32 (F,) each: CMVN and domain in one.

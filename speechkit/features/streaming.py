@@ -23,23 +23,26 @@ class FeatureStream:
 
     def __init__(self, features: Any, cmvn: nn.Module | None = None) -> None:
         if not hasattr(features, "of_edged"):
-            raise ValueError(f"`features` must have frames to stream, got {type(features).__name__}.")
+            raise ValueError(
+                f"`features` must be MFB, MFCC, a preset or an integer twin, got {type(features).__name__}."
+            )
         if getattr(features, "dynamic_range", None) is not None:
             raise ValueError(
-                f"`dynamic_range` needs the whole utterance and does not stream; {features.dynamic_range}."
+                f"`dynamic_range` must be none, since it needs the whole utterance, got {features.dynamic_range}."
             )
         if cmvn is not None and not (
             isinstance(cmvn, GlobalCMVN) or (isinstance(cmvn, SlidingCMVN) and not cmvn.center)
         ):
             raise ValueError(f"`cmvn` must not need what is still to come, got {type(cmvn).__name__}.")
         self._features, self._cmvn = features, cmvn
+        self._device = next(features.buffers()).device
         self._left = left_edge(features.frame_length, features.hop_length, features.edges)
         self._skip = max(-self._left, 0)
-        self._pending = torch.zeros(0)  # edged samples from the first of the next frame on
+        self._pending = torch.zeros(0, device=self._device)  # edged samples from the first of the next frame on
         self._beginning: list[Tensor] = []  # samples kept until the left edge can be laid on
-        self._end = torch.zeros(0)  # last samples, which the right edge turns around
+        self._end = torch.zeros(0, device=self._device)  # last samples, which the right edge turns around
         self._samples, self._frames, self._started, self._finished = 0, 0, False, False
-        self._nothing: Tensor = features.of_edged(torch.zeros(1, features.frame_length), 1)[0, :0]
+        self._nothing: Tensor = features.of_edged(torch.zeros(1, features.frame_length, device=self._device), 1)[0, :0]
         self._history = self._nothing[None]
         self._given = 0
 
@@ -59,7 +62,7 @@ class FeatureStream:
             raise ValueError(f"`samples` must have one dimension, got shape {tuple(samples.shape)}.")
         if self._finished:
             raise ValueError("`push` must not follow `finish`.")
-        samples = samples.float()
+        samples = samples.float().to(self._device)
         self._samples += len(samples)
         keep = self._features.frame_length + abs(self._left)
         self._end = torch.cat([self._end, samples])[-keep:]
@@ -75,7 +78,7 @@ class FeatureStream:
         """The features (T, F) of the frames that lie across the end; the stream takes no more samples."""
         if self._finished:
             return self._nothing
-        samples = torch.zeros(0)
+        samples = torch.zeros(0, device=self._device)
         total = int(self._features.output_lengths(torch.tensor(self._samples)))
         if not self._started and self._samples > 0:
             samples = self._with_left_edge(torch.cat(self._beginning))
@@ -92,15 +95,19 @@ class FeatureStream:
             return samples
         if self._features.edges == "zero":
             return F.pad(samples, (left, 0))
-        places = edge_indices(torch.arange(-left, 0)[None], torch.tensor([len(samples)]), self._features.edges)
+        places = edge_indices(
+            torch.arange(-left, 0, device=self._device)[None],
+            torch.tensor([len(samples)], device=self._device),
+            self._features.edges,
+        )
         return torch.cat([samples[places[0]], samples])
 
     def _right_edge(self) -> Tensor:
         length = self._features.frame_length
         if self._features.edges == "zero":
-            return torch.zeros(length)
-        places = self._samples + torch.arange(length)[None]
-        indices = edge_indices(places, torch.tensor([self._samples]), self._features.edges)[0]
+            return torch.zeros(length, device=self._device)
+        places = self._samples + torch.arange(length, device=self._device)[None]
+        indices = edge_indices(places, torch.tensor([self._samples], device=self._device), self._features.edges)[0]
         return self._end[indices - (self._samples - len(self._end))]
 
     def _complete_frames(self, samples: Tensor, most: int | None = None) -> Tensor:
@@ -127,12 +134,12 @@ class FeatureStream:
         if not isinstance(self._cmvn, SlidingCMVN):
             if self._cmvn is None or len(features) == 0:
                 return features
-            return self._cmvn(features[None], torch.tensor([len(features)]))[0][0]
+            return self._cmvn(features[None], torch.tensor([len(features)], device=self._device))[0][0]
         self._history = torch.cat([self._history, features[None]], dim=1)
         size = self._history.shape[1]
         if size == self._given or (size < self._cmvn.min_frames and self._frames == size and not last):
             return self._nothing
-        normalised = self._cmvn(self._history, torch.tensor([size]))[0][0, self._given :]
+        normalised = self._cmvn(self._history, torch.tensor([size], device=self._device))[0][0, self._given :]
         self._history = self._history[:, -self._cmvn.window_frames :]
         self._given = self._history.shape[1]
         return normalised

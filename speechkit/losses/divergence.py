@@ -29,8 +29,10 @@ def frame_divergence(
         (B,) in nats, float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: views of different shapes.
+        ValueError: views of different shapes, or a temperature that is not positive.
     """
+    if not temperature > 0.0:
+        raise ValueError(f"`temperature` must be positive, got {temperature}.")
     if logits.shape != target_logits.shape:
         raise ValueError(
             f"`target_logits` must have the shape of `logits`, {tuple(logits.shape)}, got {tuple(target_logits.shape)}."

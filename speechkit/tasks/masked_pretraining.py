@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from speechkit.bundle import Bundle, load_bundle
+from speechkit.bundle import Bundle
 from speechkit.codebooks import CodeUse, code_use, joined_codes
 from speechkit.data import SpeechBatch
 from speechkit.heads import MaskedPredictionHead
@@ -16,7 +16,7 @@ from speechkit.masking import mean_over_frames
 from speechkit.parts import describe
 from speechkit.seeding import seeds_for
 from speechkit.tasks.pretraining import Pretraining
-from speechkit.tasks.recognition import load_pretrained_encoder
+from speechkit.tasks.recognition import differences, load_pretrained_encoder
 
 
 class MaskedContrast(NamedTuple):
@@ -100,8 +100,10 @@ class MaskedContrastivePretraining(Pretraining):
         self.diversity_weight, self.penalty_weight = diversity_weight, penalty_weight
         self.latent_gradient_scale = latent_gradient_scale
         if start_from is not None:
-            load_pretrained_encoder(start_from, front_end, encoder)
-            _load_head(start_from, self.head)
+            bundle = load_pretrained_encoder(
+                start_from, front_end, encoder, argument="start_from", others=list(self.head.modules())
+            )
+            _load_head(bundle, self.head, start_from)
 
     @property
     def loss_of_guessing(self) -> float:
@@ -188,10 +190,10 @@ def _pick(x: Tensor, frames: Tensor) -> Tensor:
     return x.gather(1, frames[:, :, None].expand(-1, -1, x.shape[2]))
 
 
-def _load_head(path: str, head: MaskedPredictionHead) -> None:
+def _load_head(bundle: Bundle, head: MaskedPredictionHead, path: str) -> None:
     """Copies the weights of a bundle's head; raises ValueError where it has none of this kind and these sizes."""
-    theirs = load_bundle(path).head
-    if theirs is None or describe(theirs) != describe(head):
-        found = "none" if theirs is None else describe(theirs)
-        raise ValueError(f"`start_from` {path}: must hold the head {describe(head)}, got {found}.")
-    head.load_state_dict(theirs.state_dict())
+    if bundle.head is None:
+        raise ValueError(f"`start_from` {path}: must hold a head of pretraining, got an encoder alone.")
+    if different := differences(describe(bundle.head), describe(head)):
+        raise ValueError(f"`start_from` {path}: its head was built with other arguments: {'; '.join(different)}.")
+    head.load_state_dict(bundle.head.state_dict())

@@ -79,7 +79,8 @@ class Pretraining(lightning.LightningModule):
         """
         skipped = (contrast.predictions == 0) & (batch.weights > 0)
         self._num_steps += 1
-        self._num_taught += ((contrast.predictions > 0) & (batch.weights > 0)).sum()
+        taught = ((contrast.predictions > 0) & (batch.weights > 0)).sum()
+        self._num_taught = self._num_taught.to(taught.device) + taught
         self._name_skipped(batch, skipped)
         each = contrast.loss + added * (contrast.predictions > 0)
         means = {"loss": contrast.loss, "accuracy": contrast.accuracy, "score_gap": contrast.score_gap}
@@ -106,7 +107,13 @@ class Pretraining(lightning.LightningModule):
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=1, rank_zero_only=True)
 
     def on_train_epoch_start(self) -> None:
-        self._num_steps, self._num_taught = 0, torch.zeros((), device=self.device)
+        self._num_steps, self._num_taught = 0, torch.zeros(())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["barren_epochs"] = self._barren_epochs
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._barren_epochs = checkpoint.get("barren_epochs", 0)
 
     def on_train_epoch_end(self) -> None:
         """Ends a training that has nothing to learn from.
@@ -114,7 +121,7 @@ class Pretraining(lightning.LightningModule):
         Raises:
             ValueError: in two epochs running, no utterance had anything to predict.
         """
-        num_taught = self.trainer.strategy.reduce(self._num_taught, reduce_op="sum")
+        num_taught = self.trainer.strategy.reduce(self._num_taught.to(self.device), reduce_op="sum")
         if self._num_steps:
             self._barren_epochs = 0 if float(num_taught) else self._barren_epochs + 1
         if self._barren_epochs == 2:

@@ -1,6 +1,7 @@
 """Recognition: front end -> encoder -> CTC head, trained on utterances with text."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -19,7 +20,10 @@ from speechkit.tasks.sharding import shard_parameters
 from speechkit.text import Tokenizer, normalize_text
 
 _log = logging.getLogger(__name__)
-_REGULARIZERS = ("dropout", "attention_dropout", "layer_drop")  # may differ from those of pretraining
+_OF_TRAINING = (  # may differ from those of the training before
+    *("dropout", "attention_dropout", "layer_drop"),
+    *("first_temperature", "last_temperature", "temperature_factor"),
+)
 
 
 class Recognition(lightning.LightningModule):
@@ -172,7 +176,7 @@ def load_recognizer(path: str, front_end: nn.Module, encoder: nn.Module, head: C
     Raises:
         ValueError: as `load_pretrained_encoder`; a bundle without a head, or with other labels than the tokenizer's.
     """
-    bundle = load_pretrained_encoder(path, front_end, encoder, argument="start_from")
+    bundle = load_pretrained_encoder(path, front_end, encoder, argument="start_from", others=(head, tokenizer))
     if bundle.head is None or bundle.tokenizer is None:
         raise ValueError(f"`start_from` {path}: must be a recogniser, got an encoder alone; take `encoder_from`.")
     theirs, ours = (
@@ -188,37 +192,43 @@ def load_recognizer(path: str, front_end: nn.Module, encoder: nn.Module, head: C
 
 
 def load_pretrained_encoder(
-    path: str, front_end: nn.Module, encoder: nn.Module, *, argument: str = "encoder_from"
+    path: str,
+    front_end: nn.Module,
+    encoder: nn.Module,
+    *,
+    argument: str = "encoder_from",
+    others: Sequence[Any] | None = None,
 ) -> Bundle:
     """Copies the weights of a bundle's encoder, and the statistics of its front end. Returns the bundle.
 
     A `LayerWeightedEncoder` takes them for the encoder that it wraps. `argument` is what errors call the path.
+    `others` are the parts of the task that the bundle's head and tokenizer are like; without them these are not built.
+    Classes of the packages of all these parts, which the recipe has named, are trusted.
 
     Raises:
         ValueError: not a bundle, or parts that were built with other arguments (but for dropout); it names them.
     """
     if isinstance(encoder, LayerWeightedEncoder):
         encoder = encoder.encoder
-    own_packages = [type(part).__module__.split(".")[0] for part in (front_end, encoder)]  # the recipe named them
-    pretrained = load_bundle(path, trusted_packages=[name for name in own_packages if name != "speechkit"])
+    packages = {type(part).__module__.split(".")[0] for part in (front_end, encoder, *(others or ()))}
+    pretrained = load_bundle(path, trusted_packages=sorted(packages - {"speechkit"}), encoder_only=others is None)
     for name, own, other in (("front_end", front_end, pretrained.front_end), ("encoder", encoder, pretrained.encoder)):
-        differences = _differences(describe(other), describe(own))
-        if differences:
-            raise ValueError(
-                f"`{argument}` {path}: its {name} was built with other arguments: {'; '.join(differences)}."
-            )
+        different = differences(describe(other), describe(own))
+        if different:
+            raise ValueError(f"`{argument}` {path}: its {name} was built with other arguments: {'; '.join(different)}.")
         own.load_state_dict(other.state_dict())
     return pretrained
 
 
-def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+    """Arguments in which two descriptions of a part differ, but for those that only guide a training."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         if theirs.get("class_path") != ours.get("class_path"):
             theirs, ours = ({"class_path": values.get("class_path")} for values in (theirs, ours))
-        keys = [key for key in {**theirs, **ours} if key not in _REGULARIZERS]
+        keys = [key for key in {**theirs, **ours} if key not in _OF_TRAINING]
         return [
             line
             for key in keys
-            for line in _differences(theirs.get(key, "default"), ours.get(key, "default"), f"{name}.{key}".lstrip("."))
+            for line in differences(theirs.get(key, "default"), ours.get(key, "default"), f"{name}.{key}".lstrip("."))
         ]
     return [] if theirs == ours else [f"{name.replace('init_args.', '')} is {theirs} there and {ours} here"]

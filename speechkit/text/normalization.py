@@ -13,9 +13,13 @@ def normalize_text(text: str) -> str:
     >>> normalize_text("Author of the danger trail, Philip Steels, etc.")
     'author of the danger trail philip steels etc'
     """
+    return " ".join(_STRAY_APOSTROPHE.sub(" ", plain_characters(text)).split())
+
+
+def plain_characters(text: str) -> str:
+    """The part of it that looks at each character alone: lower case, NFKC, a space for any other than a word's."""
     text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).lower()
-    text = "".join(character if _is_kept(character) else " " for character in text)
-    return " ".join(_STRAY_APOSTROPHE.sub(" ", text).split())
+    return "".join(character if _is_kept(character) else " " for character in text)
 
 
 def _is_kept(character: str) -> bool:

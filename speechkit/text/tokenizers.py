@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from speechkit.text.normalization import normalize_text
+from speechkit.text.normalization import normalize_text, plain_characters
 
 _WORD_MARK = "\u2581"  # what SentencePiece writes for a space
 
@@ -69,7 +69,10 @@ class Tokenizer(ABC):
         return words
 
     def files(self) -> dict[str, bytes]:
-        """What a bundle must hold besides the constructor's arguments: name -> content. Nothing, unless overridden."""
+        """What a bundle must hold besides the constructor's arguments: name -> content. Nothing, unless overridden.
+
+        Names begin with `tokens.`, such as tokens.model.
+        """
         return {}
 
     def load_files(self, files: Mapping[str, bytes]) -> None:  # noqa: B027
@@ -153,10 +156,13 @@ class VocabularyTokenizer(CharTokenizer):
 
     def label_text(self, label: int) -> str:
         symbol = self.symbols[label - 1]
-        return "" if symbol in self.silent else symbol
+        return "" if symbol in self.silent else plain_characters(symbol)  # a hyphen parts words, as a space does
 
     def decode(self, ids: Sequence[int]) -> str:
         return normalize_text("".join(map(self.label_text, ids)))
+
+    def split_words(self, ids: Sequence[int]) -> list[slice]:
+        return [word for word in super().split_words(ids) if self.decode(ids[word])]  # an apostrophe alone is none
 
     def _split(self, text: str) -> list[str]:
         return self._pattern.findall(text)
@@ -167,9 +173,18 @@ class WordTokenizer(_SymbolTokenizer):
 
     Args:
         symbols: the words; empty means that they are taken from the training texts.
+
+    Raises:
+        ValueError: a word that is not written as normalised texts have it, which could never be found in one.
     """
 
     kind = "word"
+
+    def _set_symbols(self, symbols: Iterable[str]) -> None:
+        super()._set_symbols(symbols)
+        for word in self.symbols:
+            if word.split() != [word] or normalize_text(word) != word:
+                raise ValueError(f"`symbols` must hold normalised words, got {word!r}; write {normalize_text(word)!r}.")
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.symbols[label - 1] for label in ids)

@@ -31,7 +31,9 @@ def save(tmp_path: Path) -> Callable[[nn.Module], str]:
     """Saves a front end in a bundle; an encoder is there since a bundle has one."""
 
     def write(front_end: nn.Module) -> str:
-        encoder = SeparableConvEncoder(input_dim=4, channels=4, kernel_sizes=(3,), repeats=1, output_dim=4)
+        encoder = SeparableConvEncoder(
+            input_dim=front_end.num_features, channels=4, kernel_sizes=(3,), repeats=1, output_dim=4
+        )
         save_bundle(Bundle(front_end, encoder), tmp_path / "model.zip")
         return str(tmp_path / "model.zip")
 
@@ -199,7 +201,7 @@ def test_plot_of_a_short_or_silent_recording(
     code = main(["features", "plot", str(tmp_path / "a.wav"), "--out", str(tmp_path / "f.png")])
     assert code == (0 if seconds >= 0.025 else 2)
     if code == 2:
-        assert "must hold a window of 400 samples" in error_line(capsys)
+        assert "must hold a frame (of 400 samples" in error_line(capsys)
 
 
 @pytest.mark.parametrize(

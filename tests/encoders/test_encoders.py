@@ -141,3 +141,12 @@ def test_layers_in_both_directions_are_torchs_on_packed_sequences(cell: type[nn.
     expected, _ = pad_packed_sequence(packed, batch_first=True)
     got = zero_padding(ours(x, lengths), lengths)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [ConvGRUEncoder, ConvLSTMEncoder])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_encoders_take_a_batch_without_frames(kind: type[ConvGRUEncoder], bidirectional: bool) -> None:
+    encoder = kind(input_dim=8, channels=8, hidden_size=4, bidirectional=bidirectional)
+    y, lengths = encoder(torch.zeros(2, 0, 8), torch.zeros(2, dtype=torch.long))
+    assert y.shape == (2, 0, encoder.output_dim)
+    assert lengths.tolist() == [0, 0]

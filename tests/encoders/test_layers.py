@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from speechkit.bundle import Bundle, load_bundle, save_bundle
-from speechkit.encoders import ConvGRUEncoder, LayerWeightedEncoder, SeparableConvEncoder, Wav2VecEncoder
+from speechkit.encoders import (
+    ConvGRUEncoder,
+    LayerWeightedEncoder,
+    SeparableConvEncoder,
+    Wav2Vec2Encoder,
+    Wav2VecEncoder,
+)
 from speechkit.encoders.layers import LayerFormat, layer_format, layer_outputs
 from speechkit.features import MFB, FrontEnd
 from speechkit.tasks import Recognition
@@ -89,3 +95,28 @@ def test_fine_tuning_from_the_bare_encoder(tmp_path: Path) -> None:
     save_bundle(task.bundle(), tmp_path / "tuned")
     loaded = load_bundle(tmp_path / "tuned").encoder
     torch.testing.assert_close(loaded(x, lengths), mixture.eval()(x, lengths))
+
+
+def test_dropped_layers_count_as_what_they_pass_on() -> None:
+    torch.manual_seed(0)
+    encoder = Wav2Vec2Encoder(
+        input_dim=8, channels=8, kernel_sizes=(5,), strides=(2,), conv_norm="layer", conv_bias=True, padded=True,
+        output_dim=8, num_layers=4, num_heads=2, feed_forward_dim=8, position_kernel_size=8, position_groups=2,
+        layer_drop=0.5,
+    )  # fmt: skip
+    mixture = LayerWeightedEncoder(encoder=encoder).train()
+    for _ in range(10):
+        mixture.zero_grad()
+        y, lengths = mixture(torch.randn(2, 40, 8), torch.tensor([40, 30]))
+        assert y.shape == (2, 20, 8)
+        assert lengths.tolist() == [20, 15]
+        y.square().sum().backward()
+        assert [name for name, value in mixture.named_parameters() if value.grad is None] == []
+
+
+@pytest.mark.parametrize("encoder", [SeparableConvEncoder(input_dim=8, channels=8, kernel_sizes=(3,)), wav2vec()])
+def test_every_parameter_takes_part(encoder: nn.Module) -> None:
+    """What stands behind the layers too: DDP waits for all of them."""
+    mixture = LayerWeightedEncoder(encoder=encoder).train()
+    mixture(torch.randn(2, 40, 8), torch.tensor([40, 30]))[0].square().sum().backward()
+    assert [name for name, value in mixture.named_parameters() if value.grad is None] == []

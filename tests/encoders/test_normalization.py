@@ -18,3 +18,11 @@ def test_is_torchs_batch_norm_of_the_real_frames() -> None:
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
     torch.testing.assert_close(ours.eval()(x, lengths), theirs.eval()(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_without_frames_leaves_the_running_statistics() -> None:
+    norm = MaskedBatchNorm1d(3).train()
+    norm.running_mean.fill_(5.0)
+    norm(torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.long))
+    assert norm.running_mean.tolist() == [5.0] * 3
+    assert norm.running_var.tolist() == [1.0] * 3

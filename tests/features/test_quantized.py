@@ -249,3 +249,18 @@ def test_unfitted_statistics_are_refused() -> None:
             QuantizedFrontEnd(MFB(), GlobalCMVN(80), arithmetic=arithmetic)(torch.zeros(1, 800), torch.tensor([800]))
     with pytest.raises(ValueError, match="edges"):
         export_front_end_onnx(QuantizedFrontEnd(MFB(edges="mirror")), "front_end.onnx")
+
+
+@pytest.mark.parametrize("arithmetic", ["float", "integer"])
+def test_samples_that_are_not_finite_are_no_codes(arithmetic: str) -> None:
+    waveform = torch.zeros(2, 4000)
+    waveform[1, 1000] = torch.nan
+    front_end = QuantizedFrontEnd(MFB(num_mels=20), arithmetic=arithmetic)
+    with pytest.raises(ValueError, match="must be finite, got NaN or infinity in utterance 1"):
+        front_end(waveform, torch.tensor([4000, 4000]))
+    front_end(waveform, torch.tensor([4000, 900]))  # padding may hold anything
+
+
+def test_the_integer_twin_goes_where_the_front_end_goes() -> None:
+    front_end = QuantizedFrontEnd(MFB(num_mels=20), arithmetic="integer").to("meta")
+    assert {buffer.device.type for buffer in front_end.integer().buffers()} == {"meta"}

@@ -172,3 +172,50 @@ def test_the_module_passes_its_options_on() -> None:
     options = {"blank": 2, "entropy": 0.2, "blank_penalty": 0.5, "backend": "loop"}
     expected = ctc_loss(logits, *arguments, reduction="none", **options) / torch.tensor([1, 2])
     assert torch.equal(CTCLoss(**options)(logits, *arguments), expected)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch", "loop", "reference"])
+@pytest.mark.parametrize("star", [None, STAR])
+def test_padding_may_hold_anything(backend: str, star: int | None) -> None:
+    logits = torch.randn(2, 6, 4)
+    targets = torch.tensor([[1, 2], [3, 3 if star is None else star]])
+    lengths = torch.tensor([6, 4]), torch.tensor([2, 2])
+    expected = ctc_loss(logits, targets, *lengths, backend=backend, star=star)
+    logits[1, 4:] = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0])
+    logits.requires_grad_()
+    loss = ctc_loss(logits, targets, *lengths, backend=backend, star=star)
+    torch.testing.assert_close(loss, expected)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.isfinite().all()
+    assert gradient[1, 4:].abs().max() == 0
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch", "loop", "reference"])
+def test_symbols_that_are_impossible(backend: str) -> None:
+    logits = torch.randn(1, 6, 5)
+    logits[0, :, 4] = -torch.inf
+    logits.requires_grad_()
+    arguments = (torch.tensor([[1, 2]]), torch.tensor([6]), torch.tensor([2]))
+    loss = ctc_loss(logits, *arguments, backend=backend)
+    torch.testing.assert_close(loss, ctc_loss(logits[:, :, :4], *arguments, backend="reference"))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.isfinite().all()
+    assert gradient[0, :, 4].abs().max() == 0
+
+
+def test_occupancies_of_torch_in_inference_mode() -> None:
+    logits, arguments = torch.randn(1, 6, 5), (torch.tensor([[1, 2]]), torch.tensor([6]), torch.tensor([2]))
+    expected = ctc_occupancies(logits, *arguments, backend="torch")
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            ctc_occupancies(logits.clone(), *(x.clone() for x in arguments), backend="torch"), expected
+        )
+
+
+@pytest.mark.parametrize(
+    "options", [{"star": STAR, "star_penalty": math.nan}, {"star_penalty": -1.0}, {"entropy": math.nan}]
+)
+def test_weights_that_are_no_numbers_are_refused(options: dict) -> None:
+    name = list(options)[-1]
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        ctc_loss(torch.randn(1, 6, 5), torch.tensor([[1, 2]]), torch.tensor([6]), torch.tensor([2]), **options)

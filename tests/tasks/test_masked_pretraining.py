@@ -16,6 +16,7 @@ from speechkit.encoders import ConvGRUEncoder, Wav2Vec2Encoder
 from speechkit.features import MFB, FrontEnd, UtteranceCMVN, Waveform
 from speechkit.losses import Negatives, draw_negatives_per_anchor
 from speechkit.tasks import MaskedContrastivePretraining
+from speechkit.tasks.recognition import load_pretrained_encoder
 
 ENCODER: dict[str, Any] = {
     "channels": 16, "output_dim": 32, "num_layers": 2, "num_heads": 4, "feed_forward_dim": 48, "position_groups": 4,
@@ -157,11 +158,29 @@ def test_pretraining_goes_on_from_a_bundle(tmp_path) -> None:
     again = make_task(start_from=str(tmp_path / "bundle"))
     for name, value in task.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
-    with pytest.raises(ValueError, match="must hold the head"):
+    with pytest.raises(ValueError, match="its head was built with other arguments: output_dim is 12 there and 13 here"):
         make_task(start_from=str(tmp_path / "bundle"), prediction_dim=13)
     with pytest.raises(ValueError, match="num_layers is 2 there and 1 here"):
         make_task(start_from=str(tmp_path / "bundle"), encoder=Wav2Vec2Encoder(**{**ENCODER, "num_layers": 1}))
+    make_task(
+        start_from=str(tmp_path / "bundle"),
+        codebook=GumbelCodebook(input_dim=16, num_codes=8, output_dim=16, first_temperature=0.9),
+    )
     assert load_bundle(tmp_path / "bundle").head.codebook.num_codes == 8
+
+
+class OwnCodebook(GumbelCodebook):
+    """One that the project does not have."""
+
+
+def test_a_codebook_of_ones_own_is_gone_on_from(tmp_path) -> None:
+    sizes = {"input_dim": 16, "num_codes": 8, "output_dim": 16}
+    task = make_task(codebook=OwnCodebook(**sizes))
+    save_bundle(task.bundle(), tmp_path / "bundle")
+    make_task(start_from=str(tmp_path / "bundle"), codebook=OwnCodebook(**sizes))
+    with pytest.raises(ValueError, match="trusted package"):
+        make_task(start_from=str(tmp_path / "bundle"))
+    load_pretrained_encoder(str(tmp_path / "bundle"), task.front_end, task.encoder)  # which needs no codebook
 
 
 @pytest.mark.parametrize(

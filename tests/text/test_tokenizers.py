@@ -174,3 +174,16 @@ def test_words_of_labels(tokenizer: Tokenizer, text: str) -> None:
 def test_silent_labels_are_no_word() -> None:
     tokenizer = VocabularyTokenizer(["<unk>", " ", "A"], silent=["<unk>"])
     assert tokenizer.split_words([1, 2, 3, 1, 2, 2, 1]) == [slice(2, 4)]
+
+
+def test_hyphens_part_words_and_apostrophes_alone_are_none() -> None:
+    tokenizer = VocabularyTokenizer(["a", "B", "-", "'", " "])
+    a, b, hyphen, apostrophe, space = range(1, 6)
+    for ids in ([a, hyphen, b], [a, space, hyphen, space, b], [a, space, apostrophe], [a, apostrophe, b], [hyphen]):
+        words = [tokenizer.decode(ids[word]) for word in tokenizer.split_words(ids)]
+        assert words == tokenizer.decode(ids).split()
+
+
+def test_a_word_that_no_text_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match="must hold normalised words, got 'Yes'; write 'yes'"):
+        WordTokenizer(["Yes", "no"])

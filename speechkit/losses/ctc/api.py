@@ -79,6 +79,10 @@ def ctc_loss(
         raise ValueError(f"`label_smoothing` must lie in [0, 1), got {label_smoothing}.")
     if star is not None and label_smoothing:
         raise ValueError(f"`label_smoothing` must be 0 where a `star` is given, got {label_smoothing}.")
+    if not 0.0 <= star_penalty < math.inf:
+        raise ValueError(f"`star_penalty` must be at least 0 and finite, got {star_penalty}.")
+    if not (math.isfinite(entropy) and math.isfinite(blank_penalty)):
+        raise ValueError(f"`entropy` and `blank_penalty` must be finite, got {entropy} and {blank_penalty}.")
     if weights is not None and weights.shape != input_lengths.shape:
         raise ValueError(f"`weights` must be (B,), got shape {tuple(weights.shape)}.")
     batch = checked_batch(logits, targets, input_lengths, target_lengths, blank=blank, star=star, validate=validate)

@@ -11,7 +11,8 @@ from speechkit.losses.ctc.feasibility import ctc_feasible
 def ctc_losses(batch: Batch, *, zero_infinity: bool, label_smoothing: float) -> Tensor:
     """Losses (B,), differentiable with respect to the logits; arguments as in `speechkit.losses.ctc_loss`."""
     logits, targets, input_lengths, target_lengths, blank = batch.in_single_precision()
-    log_probs = logits.log_softmax(dim=-1)
+    logits = logits.masked_fill(~batch.inside()[:, :, None], 0.0)  # padding may hold anything, NaN too
+    log_probs = logits.log_softmax(dim=-1).clamp(min=-1e30)  # at -inf torch's operator has gradients that are NaN
     losses = F.ctc_loss(
         log_probs.transpose(0, 1),
         targets.long(),
@@ -34,7 +35,8 @@ def ctc_occupancies(batch: Batch) -> Tensor:
     """Occupancies (B, T, V), as softmax less gradient; see `speechkit.losses.ctc_occupancies`."""
     with torch.inference_mode(False), torch.enable_grad():
         logits = batch.in_single_precision().logits.detach().clone().requires_grad_()
-        losses = ctc_losses(batch._replace(logits=logits), zero_infinity=False, label_smoothing=0.0)
+        others = {name: getattr(batch, name).clone() for name in ("targets", "input_lengths", "target_lengths")}
+        losses = ctc_losses(batch._replace(logits=logits, **others), zero_infinity=False, label_smoothing=0.0)
         (gradient,) = torch.autograd.grad(losses.sum(), logits)
     occupancies = (logits.detach().softmax(dim=-1) - gradient).clamp(min=0.0)
     inside = batch.inside() & ~losses.detach().isinf()[:, None]

@@ -19,9 +19,10 @@ def with_star(batch: Batch, star: int, penalty: float) -> tuple[Batch, float]:
         The batch, and by how much the new symbol raises the loss of each frame: log(1 + exp(-penalty)).
     """
     batch = batch.in_single_precision()
-    log_totals = batch.logits.logsumexp(dim=-1, keepdim=True) - penalty
+    logits = batch.logits.masked_fill(~batch.inside()[:, :, None], 0.0)  # padding may hold anything, NaN too
+    log_totals = logits.logsumexp(dim=-1, keepdim=True) - penalty
     targets = torch.where(batch.targets == star, batch.logits.shape[2], batch.targets)
-    extended = batch._replace(logits=torch.cat([batch.logits, log_totals], dim=-1), targets=targets)
+    extended = batch._replace(logits=torch.cat([logits, log_totals], dim=-1), targets=targets)
     return extended, math.log1p(math.exp(-penalty))
 
 
