@@ -18,7 +18,6 @@ from speechkit.callbacks.spec_augment import refuse_time_warp
 from speechkit.data.manifest import expand_path
 from speechkit.decoding import BeamSearch, greedy_decode
 from speechkit.masking import length_mask
-from speechkit.text import Tokenizer
 
 LEVELS = ("frame", "sequence")
 
@@ -189,7 +188,7 @@ def _refuse_mixtures(trainer: Any) -> None:
 def _check_teacher(name: str, teacher: Bundle, task: Any, *, same_frames: bool) -> None:
     if teacher.head is None or teacher.tokenizer is None:
         raise ValueError(f"`teacher` must be the bundle of a recogniser, {name} has no head.")
-    own, other = _symbols(task.tokenizer), _symbols(teacher.tokenizer)
+    own, other = task.tokenizer.label_texts(), teacher.tokenizer.label_texts()
     if own != other:
         different = next(pair for pair in zip_longest(own, other) if pair[0] != pair[1])
         raise ValueError(
@@ -208,7 +207,3 @@ def _check_teacher(name: str, teacher: Bundle, task: Any, *, same_frames: bool) 
             f'`teacher` must have the task\'s frames at `level` "frame": of 2 s the task makes {int(frames[-1])},'
             f' {name} makes {int(other_frames[-1])}; "sequence" needs no such thing.'
         )
-
-
-def _symbols(tokenizer: Tokenizer) -> list[str]:
-    return [tokenizer.label_text(label) for label in range(1, tokenizer.vocab_size)]

@@ -43,7 +43,7 @@ def build_tables(
         pruning: `beam_size`, `beam_threshold`, `token_beam_size` and `token_threshold`; the other arguments are those
             of `speechkit.decoding.BeamSearch`.
     """
-    label_texts = ["", *map(tokenizer.label_text, range(1, tokenizer.vocab_size))]
+    label_texts = ["", *tokenizer.label_texts()]
     alphabet = {" ": 0}
     for character in "".join([*label_texts, *words]):
         alphabet.setdefault(character, len(alphabet))

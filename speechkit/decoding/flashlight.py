@@ -52,7 +52,7 @@ class FlashlightDecoder:
         check_spelling(lexicon, tokenizer)
         self.tokenizer, self.num_best = tokenizer, num_best
         self._lm_weight, self._word_bonus = lm_weight, word_bonus
-        texts = ["", *map(tokenizer.label_text, range(1, tokenizer.vocab_size))]
+        texts = ["", *tokenizer.label_texts()]
         self._space = None if isinstance(tokenizer, SentencePieceTokenizer) else texts.index(" ")
         self._decoder = self._build(
             language_model,

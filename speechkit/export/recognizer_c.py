@@ -167,7 +167,7 @@ def _refuse_misfits(front_end: FirmwareFrontEnd, network: IntegerNetwork, tokeni
 
 def _vocabulary(tokenizer: Tokenizer) -> str:
     """vocabulary.h."""
-    texts = ["", *(tokenizer.label_text(label) for label in range(1, tokenizer.vocab_size))]
+    texts = ["", *tokenizer.label_texts()]
     return "\n".join(
         [
             f"/* Texts of the labels. Made by speechkit {speechkit.__version__} (export c); not to be edited. */",

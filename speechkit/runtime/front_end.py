@@ -28,7 +28,6 @@ import numpy as np
 SAMPLE_BITS, WINDOW_BITS, FILTER_BITS, LOG_BITS = 6, 15, 11, 20
 POWER_SHIFT = 9  # 12 fraction bits -> 3
 ENERGY_BITS = 2 * SAMPLE_BITS - POWER_SHIFT + FILTER_BITS
-LOG_TABLE_BITS = 8
 INT16_SCALE = 32768.0  # from [-1, 1] to 16-bit samples
 _BLOCK_FRAMES = 256  # whose intermediate results stay in the cache
 

@@ -57,7 +57,7 @@ class QuantizedRecognition(Recognition):
         )
         own = parts.bundle.tokenizer
         assert own is not None
-        theirs, ours = ([each.label_text(label) for label in range(1, each.vocab_size)] for each in (tokenizer, own))
+        theirs, ours = (each.label_texts() for each in (tokenizer, own))
         if theirs != ours:
             raise ValueError(f"`tokenizer` must be that of {bundle_path}, {ours[:5]}..., got {theirs[:5]}...")
         super().__init__(

@@ -179,9 +179,7 @@ def load_recognizer(path: str, front_end: nn.Module, encoder: nn.Module, head: C
     bundle = load_pretrained_encoder(path, front_end, encoder, argument="start_from", others=(head, tokenizer))
     if bundle.head is None or bundle.tokenizer is None:
         raise ValueError(f"`start_from` {path}: must be a recogniser, got an encoder alone; take `encoder_from`.")
-    theirs, ours = (
-        [labels.label_text(label) for label in range(1, labels.vocab_size)] for labels in (bundle.tokenizer, tokenizer)
-    )
+    theirs, ours = bundle.tokenizer.label_texts(), tokenizer.label_texts()
     if theirs != ours:
         raise ValueError(
             f"`start_from` {path}: its labels must be the tokenizer's, got {len(theirs)}, "

@@ -50,6 +50,10 @@ class Tokenizer(ABC):
         which it gives words. A label that stands for no text (an unknown piece) adds "".
         """
 
+    def label_texts(self) -> list[str]:
+        """Of labels 1 to V - 1; the blank, label 0, has none."""
+        return [self.label_text(label) for label in range(1, self.vocab_size)]
+
     def spellings(self, word: str) -> list[list[int]]:
         """The ways in which labels write a word; none if they cannot."""
         try:
@@ -59,14 +63,7 @@ class Tokenizer(ABC):
 
     def split_words(self, ids: Sequence[int]) -> list[slice]:
         """Where the words of decoded labels stand among them: `decode(ids[word])` is one word, and not empty."""
-        texts = [self.label_text(label) for label in ids]
-        starts = [place for place, text in enumerate(texts) if place == 0 or text.startswith(" ")]
-        words = []
-        for start, stop in itertools.pairwise([*starts, len(texts)]):
-            start += not texts[start].strip()  # a label that is but a space, or nothing, is no part of the word
-            if "".join(texts[start:stop]).strip():
-                words.append(slice(start, stop))
-        return words
+        return _words_among([self.label_text(label) for label in ids])
 
     def files(self) -> dict[str, bytes]:
         """What a bundle must hold besides the constructor's arguments: name -> content. Nothing, unless overridden.
@@ -77,6 +74,17 @@ class Tokenizer(ABC):
 
     def load_files(self, files: Mapping[str, bytes]) -> None:  # noqa: B027
         """Takes back what `files` gave."""
+
+
+def _words_among(texts: Sequence[str]) -> list[slice]:
+    """Where words stand among the texts of labels; one that begins with a space ends the word before it."""
+    starts = [place for place, text in enumerate(texts) if place == 0 or text.startswith(" ")]
+    words = []
+    for start, stop in itertools.pairwise([*starts, len(texts)]):
+        start += not texts[start].strip()  # a label that is but a space, or nothing, is no part of the word
+        if "".join(texts[start:stop]).strip():
+            words.append(slice(start, stop))
+    return words
 
 
 class _SymbolTokenizer(Tokenizer):
@@ -156,13 +164,14 @@ class VocabularyTokenizer(CharTokenizer):
 
     def label_text(self, label: int) -> str:
         symbol = self.symbols[label - 1]
-        return "" if symbol in self.silent else plain_characters(symbol)  # a hyphen parts words, as a space does
+        return "" if symbol in self.silent else symbol
 
     def decode(self, ids: Sequence[int]) -> str:
         return normalize_text("".join(map(self.label_text, ids)))
 
     def split_words(self, ids: Sequence[int]) -> list[slice]:
-        return [word for word in super().split_words(ids) if self.decode(ids[word])]  # an apostrophe alone is none
+        texts = [plain_characters(self.label_text(label)) for label in ids]  # a hyphen parts words, as a space does
+        return [word for word in _words_among(texts) if self.decode(ids[word])]  # an apostrophe alone is none
 
     def _split(self, text: str) -> list[str]:
         return self._pattern.findall(text)
