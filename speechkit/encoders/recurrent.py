@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechkit.encoders.subsampling import ConvSubsampling
@@ -47,6 +49,12 @@ class BidirectionalLayers(nn.Module):
             from_the_end, _ = back(reverse_sequences(x, lengths))
             x = torch.cat([ahead(x)[0], reverse_sequences(from_the_end, lengths)], dim=-1)
         return x
+
+
+@torch.fx.wrap
+def _never_empty(x: Tensor) -> Tensor:
+    """(B, T, D) -> the same, or a frame of zeros where there is none: torch's cells refuse that."""
+    return F.pad(x, (0, 0, 0, 1)) if x.shape[1] == 0 else x
 
 
 class ConvGRUEncoder(nn.Module):
@@ -121,9 +129,9 @@ class ConvGRUEncoder(nn.Module):
 
     def context(self, latents: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, T', channels), (B,) -> c (B, T', output_dim), (B,); zero beyond each length."""
-        if latents.shape[1] == 0:  # which torch's cells refuse
-            return latents.new_zeros(*latents.shape[:2], self.output_dim) + 0.0 * latents.sum(), lengths
-        context = self.recurrence(latents, lengths) if self.bidirectional else self.recurrence(latents)[0]
+        x = _never_empty(latents)
+        context = self.recurrence(x, lengths) if self.bidirectional else self.recurrence(x)[0]
+        context = context[:, : latents.shape[1]]
         return zero_padding(self.output_dropout(context), lengths), lengths
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
