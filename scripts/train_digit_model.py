@@ -32,15 +32,19 @@ def speechkit(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "speechkit", *arguments], check=True)
 
 
+def finetune(out: Path, *overlay: str) -> None:
+    """Trains the recipe, goes on, or does nothing where it is done."""
+    if not (out / "bundle" / "config.yaml").exists():
+        speechkit("finetune", "--config", "digits_shipped", *overlay, "--out", str(out), "--ckpt", "auto")
+
+
 def make(runs: Path, data: Path) -> tuple[Path, Path]:
     """Trains and quantizes. Returns the bundles in float and in int8."""
     voices, out = runs / "voices", runs / "digit-model"
     if not (voices / "corpus.json").exists():
         speechkit("data", "synth", str(voices), *VOICES, "--overwrite")
     os.environ["SPEECHKIT_VOICES"] = str(voices)
-    if not (out / "bundle" / "config.yaml").exists():
-        resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
-        speechkit("finetune", "--config", "digits_shipped", "--out", str(out), *resume)
+    finetune(out)
     calibration = runs / "calibration.jsonl"
     write_calibration(calibration, [data / "digits" / "dev.jsonl", voices / "dev.jsonl"])
     if not (runs / "int8" / "config.yaml").exists():
@@ -73,6 +77,12 @@ def write_tests(folder: Path, digits: Path, voices: Path) -> dict[str, Path]:
     }
 
 
+def count_voices(corpus: Path) -> dict[str, int]:
+    """Synthetic speakers of each part."""
+    splits = json.loads(corpus.read_text(encoding="utf-8"))["splits"]
+    return {name: len(part["speakers"]) for name, part in splits.items() if part["speakers"]}
+
+
 def score(bundle: Path, manifest: Path, out: Path) -> dict[str, Any]:
     """Word error rate with its interval, and the number of words."""
     speechkit("evaluate", str(bundle), str(manifest), "--json", str(out))
@@ -86,9 +96,7 @@ def score_strangers(runs: Path, data: Path) -> dict[str, Any]:
     out, overlay = runs / "without-strangers", runs / "without-strangers.yaml"
     speakers = list(digit_strings.STRANGERS)
     overlay.write_text(json.dumps({"data": {"exclude_speakers": speakers}}), encoding="utf-8")
-    if not (out / "bundle" / "config.yaml").exists():
-        resume = ["--ckpt", "last"] if (out / "checkpoints" / "last.ckpt").exists() else []
-        speechkit("finetune", "--config", "digits_shipped", "--config", str(overlay), "--out", str(out), *resume)
+    finetune(out, "--config", str(overlay))
     found = score(out / "bundle", runs / "strings" / "unseen.jsonl", out / "unseen.json")
     return {"speakers": speakers, **found}
 
@@ -152,6 +160,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "bytes": sum(file.stat().st_size for file in SHIPPED.iterdir()),
+        "synthetic_voices": count_voices(runs / "voices" / "corpus.json"),
         "tests": tests,
         **({} if strangers is None else {"strangers": strangers}),
     }

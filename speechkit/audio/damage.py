@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 _STREAMED_BYTES = 0x7FFFF000  # declared from here on: written to a pipe, the length was never known
 _TOLERATED_BYTES = 64  # some writers count their own header as data
+_SEVERAL_FRAMES = 4096  # bytes; some writers leave a frame out of what a Xing header counts
 _CHAINED = "holds several streams one after the other, of which only the first would be read; decode it to a file first"
 
 
@@ -96,7 +97,7 @@ def _damage_of_ogg(file: BinaryIO) -> str | None:
 
 
 def _another_mp3_follows(file: BinaryIO) -> bool:
-    """Whether a frame of MPEG audio or an ID3v2 tag stands where the Xing header says that the stream ends."""
+    """Whether frames of MPEG audio or an ID3v2 tag stand where the Xing header says that the stream ends."""
     file.seek(0)
     start, tag = 0, file.read(10)
     if tag[:3] == b"ID3" and len(tag) == 10:
@@ -109,6 +110,9 @@ def _another_mp3_follows(file: BinaryIO) -> bool:
     flags, frames_or_bytes, maybe_bytes = struct.unpack(">III", frame[at + 4 : at + 16])
     if not flags & 2:
         return False
-    file.seek(start + (maybe_bytes if flags & 1 else frames_or_bytes))
+    end = start + (maybe_bytes if flags & 1 else frames_or_bytes)
+    if _size(file) - end < _SEVERAL_FRAMES:
+        return False
+    file.seek(end)
     following = file.read(4)
     return following[:3] == b"ID3" or (following[:1] == b"\xff" and following[1:2] >= b"\xe0")

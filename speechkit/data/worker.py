@@ -26,7 +26,7 @@ class ErrorsAsItems(Dataset[SpeechBatch | ValueError]):
             return error
 
 
-def leave_signals_to_training(worker: int = 0) -> None:
+def leave_signals_to_training(worker: int) -> None:
     """Makes this process survive the Ctrl-C or SIGTERM that a terminal or a cluster sends to all processes of a job.
 
     The training process ends behind its step, for which it may need one more batch, and ends its workers itself: they

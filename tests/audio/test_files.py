@@ -186,6 +186,18 @@ def test_what_stands_behind_the_stream_does_no_harm(tmp_path: Path) -> None:
         assert len(load_audio(path, RATE)) == len(TONE)
 
 
+def test_a_frame_that_its_header_does_not_count_is_no_second_stream(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.mp3", noisy_tone())
+    content = bytearray(path.read_bytes())
+    place = max(content.find(b"Xing"), content.find(b"Info"))
+    (size,) = struct.unpack(">I", content[place + 12 : place + 16])
+    assert size == len(content) - content.find(b"\xff")  # all there is
+    last_frame = content.rfind(bytes(content[:2]) if content[0] == 0xFF else b"\xff\xfb")
+    content[place + 12 : place + 16] = struct.pack(">I", last_frame)
+    path.write_bytes(content)
+    assert len(load_audio(path, RATE)) > 0
+
+
 def test_name_that_is_not_utf8(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav").rename(tmp_path / os.fsdecode(b"caf\xe9.wav"))
     assert len(load_audio(path, RATE)) == len(TONE)
