@@ -84,8 +84,8 @@ def domain_losses(logits: Tensor, lengths: Tensor, domains: Tensor) -> Tensor:
         domains: (B,) true classes.
 
     Returns:
-        (B,) in nats.
+        (B,) in nats; 0 for an utterance without frames.
     """
     frames = logits.shape[1]
     losses = F.cross_entropy(logits.float().movedim(2, 1), domains[:, None].expand(-1, frames), reduction="none")
-    return losses[:, 0] if frames == 1 else mean_over_frames(losses, lengths)
+    return mean_over_frames(losses, lengths.clamp(max=frames))
