@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 from speechkit.audio import find_audio_files
 from speechkit.data import read_utterances
-from speechkit.data.manifest import expand_path
+from speechkit.data.manifest import MANIFESTS, expand_path
 from speechkit.transcription import Span
-
-_MANIFESTS = (".jsonl", ".jsonl.gz", ".json")
 
 
 class Recording(NamedTuple):
@@ -49,7 +47,7 @@ def find_recordings(inputs: Sequence[str]) -> list[Recording]:
 
 def _expand(item: str) -> Iterable[Recording]:
     path = Path(item)
-    if item.endswith(_MANIFESTS) and path.is_file():
+    if item.endswith(MANIFESTS) and path.is_file():
         utterances = read_utterances(path)
         if not utterances:
             raise ValueError(f"{item}: holds no recordings")

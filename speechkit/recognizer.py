@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from speechkit.audio import AudioError, AudioSegment
 from speechkit.audio.voice_activity import FRAME_SECONDS
 from speechkit.bundle_files import read_bundle_files
-from speechkit.decoding import GreedySearch, Hypothesis, WordSpan, extend_to_pauses, find_greedy_words, find_words
+from speechkit.decoding import GreedySearch, Hypothesis, WordSpan, extend_to_pauses
 from speechkit.integer_bundle import IntegerBundle, integer_bundle_from_files
 from speechkit.integer_model import IntegerModel
 from speechkit.text import Tokenizer
@@ -32,10 +32,9 @@ from speechkit.transcription import (
     read_segments,
 )
 from speechkit.transcription.reading import Event
+from speechkit.transcription.search import Decoder, passage_words, search_passages
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from speechkit.bundle import Bundle
 
 Result = tuple[int, Passage | RecordingEnd | AudioError]
@@ -66,12 +65,6 @@ class Model(Protocol):
     def describe_latency(self) -> str: ...
 
     def segment_logits(self, segments: Sequence[AudioSegment]) -> Sequence[Any]: ...
-
-
-class Decoder(Protocol):
-    """Logits (B, T, V) and frames (B,) -> hypotheses of each utterance, best first."""
-
-    def decode(self, logits: "Tensor", lengths: "Tensor", *, num_best: int | None = None) -> list[list[Hypothesis]]: ...
 
 
 class Recognizer:
@@ -341,51 +334,34 @@ class Recognizer:
             decoder: the recogniser's own if none.
             temperature: of confidences; the recogniser's own if none.
         """
-        if not passages:
-            return []
-        decoder, temperature = decoder or self.decoder, temperature or self.temperature
-        if isinstance(decoder, GreedySearch):
-            hypotheses, spans = self._decode_greedily(decoder, passages, word_times, temperature)
+        found = search_passages(decoder or self.decoder, passages, num_best)
+        return self.segments(passages, found, word_times=word_times, temperature=temperature, alternatives=num_best > 1)
+
+    def segments(
+        self,
+        passages: Sequence[Passage],
+        hypotheses: Sequence[Sequence[Hypothesis]],
+        *,
+        word_times: bool = True,
+        temperature: float | None = None,
+        alternatives: bool = False,
+    ) -> list[Segment]:
+        """What was found in passages (`search_passages`) -> text, words and their times; see `decode`."""
+        if word_times:
+            best = [row[0] for row in hypotheses]
+            spans = passage_words(passages, best, self.tokenizer, temperature or self.temperature)
         else:
-            hypotheses, spans = self._search(decoder, passages, word_times, num_best, temperature)
+            spans = [[] for _ in passages]
         return [
             Segment(
                 row[0].text(self.tokenizer),
                 passage.start_seconds,
                 passage.end_seconds,
                 self._timed(passage, words),
-                tuple(Alternative(item.text(self.tokenizer), item.score) for item in row if num_best > 1),
+                tuple(Alternative(item.text(self.tokenizer), item.score) for item in row if alternatives),
             )
             for passage, row, words in zip(passages, hypotheses, spans, strict=True)
         ]
-
-    def _decode_greedily(
-        self, decoder: GreedySearch, passages: Sequence[Passage], word_times: bool, temperature: float
-    ) -> tuple[list[list[Hypothesis]], list[list[WordSpan]]]:
-        found = [decoder.decode_one(passage.logits) for passage in passages]
-        if not word_times:
-            return [[one] for one in found], [[] for _ in passages]
-        words = [find_greedy_words(passage.logits, self.tokenizer, temperature=temperature) for passage in passages]
-        return [[one] for one in found], words
-
-    def _search(
-        self, decoder: Decoder, passages: Sequence[Passage], word_times: bool, num_best: int, temperature: float
-    ) -> tuple[list[list[Hypothesis]], list[list[WordSpan]]]:
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
-
-        with torch.inference_mode():
-            logits = pad_sequence([torch.as_tensor(passage.logits) for passage in passages], batch_first=True)
-            frames = torch.tensor([len(passage.logits) for passage in passages])
-            hypotheses = decoder.decode(logits, frames, num_best=num_best)
-            if not word_times:
-                return hypotheses, [[] for _ in passages]
-            labels = [row[0].labels for row in hypotheses]
-            spans = find_words(logits, frames, labels, self.tokenizer, temperature=temperature)
-            return hypotheses, [
-                [span._replace(text=word) for span, word in zip(found, row[0].words or (), strict=False)] or found
-                for found, row in zip(spans, hypotheses, strict=True)
-            ]
 
     def _timed(self, passage: Passage, words: Sequence[WordSpan]) -> tuple[Word, ...]:
         """Frames -> seconds of the recording."""

@@ -26,9 +26,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hotword", action="append", default=[], metavar="PHRASE", help="a word or phrase to expect; may be repeated"
     )
-    group.add_argument(
-        "--hotword-boost", type=float, default=5.0, metavar="NATS", help="for each word of a hotword (%(default)s)"
-    )
+    group.add_argument("--hotword-boost", type=float, metavar="NATS", help="for each word of a hotword (10)")
 
 
 def load_recognizer(bundle_path: str, arguments: argparse.Namespace) -> "Recognizer":
@@ -39,6 +37,8 @@ def load_recognizer(bundle_path: str, arguments: argparse.Namespace) -> "Recogni
     given = [name for name in names if getattr(arguments, name) not in (None, [])]
     if arguments.greedy and given:
         raise ValueError(f"`--greedy` must stand without --{given[0].replace('_', '-')}")
+    if arguments.hotword_boost is not None and not arguments.hotword:
+        raise ValueError(f"--hotword-boost needs --hotword, got {arguments.hotword_boost:g} for none")
     recognizer = Recognizer.load(
         bundle_path,
         device=arguments.device,
@@ -66,12 +66,15 @@ def _search(bundle_path: str, recognizer: "Recognizer", arguments: argparse.Name
         language_model = read_arpa(arguments.lm)
     elif "lm.arpa" in files:
         language_model = read_arpa(Path(bundle_path) / "lm.arpa", files["lm.arpa"])
+    if arguments.lm_weight is not None and language_model is None:
+        raise ValueError(f"--lm-weight needs a language model, got none in {bundle_path}; give --lm FILE")
     settings = read_decoding(read_config(files, ("tokenizer",)))
     options: dict[str, Any] = {key: value for key, value in settings.items() if key != "temperature"}
     for key, value in (
         ("lm_weight", arguments.lm_weight),
         ("word_bonus", arguments.word_bonus),
         ("beam_size", arguments.beam),
+        ("hotword_boost", arguments.hotword_boost),
     ):
         if value is not None:
             options[key] = value
@@ -80,6 +83,5 @@ def _search(bundle_path: str, recognizer: "Recognizer", arguments: argparse.Name
         language_model=language_model,
         lexicon=None if arguments.lexicon is None else Lexicon.read(arguments.lexicon),
         hotwords=arguments.hotword,
-        hotword_boost=arguments.hotword_boost,
         **options,
     )

@@ -46,6 +46,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     manifest = expand_path(arguments.manifest)
     read_transcribed(manifest)  # what is wrong is found before the work, not after it
+    if arguments.json and arguments.json == arguments.html:
+        raise ValueError(f"--json and --html must be two files, got {arguments.json} for both")
     for path in map(Path, filter(None, (arguments.json, arguments.html))):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

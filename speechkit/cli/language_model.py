@@ -186,10 +186,10 @@ def _read_texts(paths: Iterable[str]) -> list[str]:
 
 
 def _iterate_sentences(path: str) -> Iterator[str]:
-    from speechkit.data.manifest import iterate_utterances
+    from speechkit.data.manifest import MANIFESTS, iterate_utterances
     from speechkit.text.files import iterate_lines
 
-    if path.endswith((".jsonl", ".jsonl.gz")):
+    if path.endswith(MANIFESTS):
         yield from (utterance.text for utterance in iterate_utterances(path) if utterance.text)
         return
     for number, line in enumerate(iterate_lines(path), start=1):

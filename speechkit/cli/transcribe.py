@@ -59,14 +59,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         arguments.model = str(DIGITS)
         print("model: digits, of the wheel (the words zero to nine); --model BUNDLE takes another", file=sys.stderr)
-    if arguments.inputs == ["-"]:
-        return _run_stream(arguments)
     if arguments.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {arguments.workers}")
+    if not arguments.batch_seconds > 0:
+        raise ValueError(f"--batch-seconds must be positive, got {arguments.batch_seconds:g}")
     if arguments.nbest < 1:
         raise ValueError(f"--nbest must be at least 1, got {arguments.nbest}")
     if arguments.nbest > 1 and arguments.format != "json":
         raise ValueError(f"--nbest needs --format json, got {arguments.format}")
+    if arguments.inputs == ["-"]:
+        return _run_stream(arguments)
     if "-" in arguments.inputs:
         raise ValueError("`-`, standard input, must be the only input")
     from tqdm import tqdm
@@ -122,6 +124,8 @@ def _run_stream(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--format {arguments.format} needs a whole recording; standard input has txt and json")
     if arguments.out is not None:
         raise ValueError(f"-o must stand without `-`, whose text is printed as it is heard, got {arguments.out}")
+    if arguments.nbest > 1:
+        raise ValueError(f"--nbest needs recordings, got {arguments.nbest} for `-`, whose results come one by one")
     if arguments.pcm_rate is not None and arguments.pcm_rate <= 0:
         raise ValueError(f"--pcm-rate must be positive, got {arguments.pcm_rate}")
     recognizer = load_recognizer(arguments.model, arguments)

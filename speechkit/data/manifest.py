@@ -20,6 +20,8 @@ from speechkit.audio import read_audio_info
 if TYPE_CHECKING:
     from lhotse import CutSet, MonoCut
 
+MANIFESTS = (".jsonl", ".jsonl.gz", ".json")  # how their names end
+
 
 @dataclass(frozen=True)
 class Utterance:

@@ -9,7 +9,7 @@ from torch import Tensor
 from speechkit.decoding.beam_kernels import search
 from speechkit.decoding.beam_tables import build_tables
 from speechkit.decoding.homophones import choose_words
-from speechkit.decoding.hotwords import check_hotwords
+from speechkit.decoding.hotwords import check_hotwords, spell_hotwords
 from speechkit.decoding.hypothesis import Hypothesis
 from speechkit.decoding.lexicon import Lexicon, find_words, spelled_words
 from speechkit.decoding.log_probs import split_log_probs
@@ -23,8 +23,9 @@ class BeamSearch:
         log P(text | audio) + lm_weight log P(words) + word_bonus |words| - unknown_penalty |unknown words| + hotwords
 
     by prefix beam search (Graves 2012, 7.5.3; Hannun et al. 2014, arXiv 1408.2873): the probability of a text is the
-    sum of those of all its alignments. All scores are in nats. A word is scored when it is finished; until then it
-    counts as the likeliest word that begins so, as the first of a sentence (smearing: Ortmanns et al. 1996).
+    sum of those of all alignments of its labels; of several ways to write it in labels, as pieces and phonemes have
+    them, the likeliest counts. All scores are in nats. A word is scored when it is finished; until then it counts as
+    the likeliest word that begins so, as the first of a sentence (smearing: Ortmanns et al. 1996).
 
     With T frames and a beam of K, an utterance takes at most 140 T K bytes beside its logits, in practice a fifth.
 
@@ -38,10 +39,11 @@ class BeamSearch:
         language_model: over words. With sub-word pieces too, it is asked word by word.
         lm_weight: factor of its log-probability.
         word_bonus: for each word, against a language model's liking for few of them.
-        unknown_penalty: for each word that the language model does not know.
+        unknown_penalty: for each word that the language model does not know and no hotword holds.
         lexicon: no other words are possible.
         hotwords: words and phrases that are likelier than usual: phrase -> nats for each of its words, which it earns
-            letter by letter and loses if it is not completed; or a sequence of phrases.
+            letter by letter and loses if it is not completed; or a sequence of phrases. Of words that sound alike
+            theirs are chosen.
         hotword_boost: nats for each word, where `hotwords` is a sequence.
         sentence_end: an utterance ends a sentence of the language model.
         num_best: hypotheses for each utterance.
@@ -92,13 +94,15 @@ class BeamSearch:
             raise ValueError("`tokenizer` must have labels, got one that is not fitted yet.")
         self.tokenizer, self.num_best, self.num_threads = tokenizer, num_best, num_threads
         self._language_model = language_model
-        self._words = find_words(tokenizer, language_model, lexicon)
+        self._lm_weight, self._unknown_penalty = lm_weight, unknown_penalty
+        self._hotwords = check_hotwords(hotwords, hotword_boost, tokenizer)
+        self._words = find_words(tokenizer, language_model, lexicon, self._hotwords)
         self._tables = build_tables(
             tokenizer=tokenizer,
             words=self._words,
             is_closed=lexicon is not None or (bool(self._words) and not tokenizer.spells_any_word),
             language_model=language_model,
-            hotwords=check_hotwords(hotwords, hotword_boost, tokenizer),
+            hotwords=spell_hotwords(self._hotwords, tokenizer),
             lm_weight=lm_weight,
             word_bonus=word_bonus,
             unknown_penalty=unknown_penalty,
@@ -109,16 +113,26 @@ class BeamSearch:
             token_threshold=-math.inf if token_threshold is None else token_threshold,
         )
 
-    def decode(self, logits: Tensor, lengths: Tensor, *, num_best: int | None = None) -> list[list[Hypothesis]]:
+    def decode(
+        self,
+        logits: Tensor,
+        lengths: Tensor,
+        *,
+        num_best: int | None = None,
+        begins: Sequence[bool] | None = None,
+        ends: Sequence[bool] | None = None,
+    ) -> list[list[Hypothesis]]:
         """Decodes a batch.
 
         Args:
             logits: (B, T, V), symbol 0 is the blank; log-probabilities will do.
             lengths: (B,) frames.
             num_best: hypotheses for each utterance; as in the constructor if none.
+            begins: (B,) whether an utterance begins a sentence, for the language model: not where speech was cut.
+            ends: (B,) whether it ends one; of both, all do if none.
 
         Returns:
-            For each utterance its best texts, best first: at least one, which may be empty.
+            For each utterance its best texts, best first: at least one, which may be empty. No two are the same.
 
         Raises:
             ValueError: see `split_log_probs`; `num_best` below 1.
@@ -128,23 +142,42 @@ class BeamSearch:
             raise ValueError(f"`num_best` must be at least 1, got {num_best}.")
         utterances = split_log_probs(logits, lengths, self.tokenizer.vocab_size)
 
-        def decode_one(log_probs: Tensor) -> list[Hypothesis]:
-            labels, stops, scores = search(log_probs.numpy(), self._tables, num_best)
-            starts = [0, *stops[:-1].tolist()]
-            return [
-                self._hypothesis(labels[start:stop].tolist(), values)
-                for start, stop, values in zip(starts, stops.tolist(), scores.tolist(), strict=True)
-            ]
+        def decode_one(log_probs: Tensor, begins_here: bool, ends_here: bool) -> list[Hypothesis]:
+            options = self._tables.options
+            tables = self._tables._replace(
+                options=options._replace(
+                    begin_state=options.begin_state if begins_here else 0, end_id=options.end_id if ends_here else -1
+                )
+            )
+            # several sequences of labels may write one text: enough of them for as many texts
+            found = search(log_probs.numpy(), tables, 1 if num_best == 1 else options.beam_size)
+            labels, stops, scores = (array.tolist() for array in found)
+            texts: dict[str, Hypothesis] = {}
+            for start, stop, values in zip([0, *stops[:-1]], stops, scores, strict=True):
+                hypothesis = self._hypothesis(labels[start:stop], values, begins_here, tables.options.end_id >= 0)
+                texts.setdefault(hypothesis.text(self.tokenizer), hypothesis)
+                if len(texts) == num_best:
+                    break
+            return list(texts.values())
 
+        all_of_them = [True] * len(utterances)
+        jobs = (utterances, all_of_them if begins is None else begins, all_of_them if ends is None else ends)
         if self.num_threads == 1:
-            return [decode_one(log_probs) for log_probs in utterances]
+            return [decode_one(*job) for job in zip(*jobs, strict=True)]
         with ThreadPoolExecutor(self.num_threads) as pool:
-            return list(pool.map(decode_one, utterances))
+            return list(pool.map(decode_one, *jobs))
 
-    def _hypothesis(self, labels: list[int], scores: Sequence[float]) -> Hypothesis:
-        words = None
-        if not self.tokenizer.spells_any_word and self._words:
-            alike = [self._words[spelling] for spelling in spelled_words(self.tokenizer, labels)]
-            words = choose_words(alike, self._language_model)
+    def _hypothesis(self, labels: list[int], scores: Sequence[float], begins: bool, ends: bool) -> Hypothesis:
         score, acoustic_score, lm_score = scores
+        if self.tokenizer.spells_any_word or not self._words:
+            return Hypothesis(labels, score, acoustic_score, lm_score)
+        words, lm_score = choose_words(
+            [self._words[spelling] for spelling in spelled_words(self.tokenizer, labels)],
+            self._language_model,
+            lm_weight=self._lm_weight,
+            unknown_penalty=self._unknown_penalty,
+            hotwords=self._hotwords,
+            begins=begins,
+            ends=ends,
+        )
         return Hypothesis(labels, score, acoustic_score, lm_score, words)

@@ -39,7 +39,7 @@ def build_tables(
     Args:
         words: the known words, by what their labels write.
         is_closed: no other words are possible.
-        hotwords: phrase -> nats for each of its words.
+        hotwords: phrase, as labels write it -> nats for each of its words.
         pruning: `beam_size`, `beam_threshold`, `token_beam_size` and `token_threshold`; the other arguments are those
             of `speechkit.decoding.BeamSearch`.
     """
@@ -48,23 +48,23 @@ def build_tables(
     for character in "".join([*label_texts, *words]):
         alphabet.setdefault(character, len(alphabet))
 
-    def score(word_id: int) -> WordScore:
+    def score(word: KnownWord) -> WordScore:
         if language_model is None:
-            return WordScore(word_id, end=word_bonus, look_ahead=0.0)
-        penalty = unknown_penalty if word_id == language_model.unknown_id else 0.0
-        log_prob, _ = advance(language_model.tables, language_model.begin_state, word_id)
-        return WordScore(word_id, end=word_bonus - penalty, look_ahead=lm_weight * log_prob - penalty)
+            return WordScore(word.word_id, end=word_bonus, look_ahead=0.0)
+        penalty = word.penalty(language_model, unknown_penalty)
+        log_prob, _ = advance(language_model.tables, language_model.begin_state, word.word_id)
+        return WordScore(word.word_id, end=word_bonus - penalty, look_ahead=lm_weight * log_prob - penalty)
 
     unknown = WordScore(0, -np.inf, -np.inf)
     if not is_closed:
-        unknown = score(0 if language_model is None else language_model.unknown_id)
-    scores = {spelling: [score(word.word_id) for word in alike] for spelling, alike in words.items()}
+        unknown = score(KnownWord("", 0 if language_model is None else language_model.unknown_id))
+    scores = {spelling: [score(word) for word in alike] for spelling, alike in words.items()}
     trie = build_word_trie(scores, unknown, alphabet)
     hotword_tables = build_hotword_tables(hotwords, alphabet)
     hotword_gain = _largest_gain(hotword_tables)
     word_gain = max(0.0, word_bonus) + hotword_gain
     return Tables(
-        _build_labels(label_texts, alphabet, trie, hotword_gain, word_gain),
+        _build_labels(label_texts, tokenizer.space_id, alphabet, trie, hotword_gain, word_gain),
         trie,
         NO_LANGUAGE_MODEL if language_model is None else language_model.tables,
         hotword_tables,
@@ -80,7 +80,12 @@ def build_tables(
 
 
 def _build_labels(
-    label_texts: list[str], alphabet: Mapping[str, int], trie: WordTrie, hotword_gain: float, word_gain: float
+    label_texts: list[str],
+    space_id: int | None,
+    alphabet: Mapping[str, int],
+    trie: WordTrie,
+    hotword_gain: float,
+    word_gain: float,
 ) -> Labels:
     texts = [text.removeprefix(" ") for text in label_texts]
     begins_word = [text.startswith(" ") for text in label_texts]
@@ -101,7 +106,7 @@ def _build_labels(
         gains=np.array(gains),
         first_bits=np.array([1 << alphabet[text[0]] % 64 if text else 0 for text in texts], np.uint64),
         starts=np.array(starts, np.int32),
-        separator=label_texts.index(" ") if " " in label_texts else -1,
+        separator=-1 if space_id is None else space_id,
         are_words=are_words,
     )
 

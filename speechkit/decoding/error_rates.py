@@ -1,6 +1,8 @@
 """Word and character error rates with their counts, and the uncertainty of a small test set."""
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +53,11 @@ def error_rate(counts: Sequence[ErrorCounts], *, seed: int = 0) -> ErrorRate:
 def bootstrap_interval(
     counts: Sequence[ErrorCounts], *, num_samples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap over utterances (Bisani and Ney 2004): the interval of the pooled error rate."""
+    """Percentile bootstrap over utterances (Bisani and Ney 2004): the interval of the pooled error rate.
+
+    Where utterances are all alike, as one alone is, or many without an error, drawing among them tells nothing: then
+    the interval is Wilson's (1927), for symbols that are right or wrong independently of each other.
+    """
     errors = np.array([count.errors for count in counts])
     lengths = np.array([count.length for count in counts])
     generator = np.random.default_rng(seed)
@@ -61,4 +67,15 @@ def bootstrap_interval(
         sampled = generator.integers(len(counts), size=(min(block, num_samples - first), len(counts)))
         rates[first : first + block] = errors[sampled].sum(axis=1) / np.maximum(lengths[sampled].sum(axis=1), 1)
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    if low == high:
+        return _wilson_interval(int(errors.sum()), max(1, int(lengths.sum())), level)
     return float(low), float(high)
+
+
+def _wilson_interval(errors: int, length: int, level: float) -> tuple[float, float]:
+    """Of a rate; with more errors than symbols its upper end is the rate itself."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    rate = min(errors / length, 1.0)
+    centre = (rate + z * z / (2 * length)) / (1 + z * z / length)
+    reach = z / (1 + z * z / length) * math.sqrt(rate * (1 - rate) / length + (z / (2 * length)) ** 2)
+    return max(0.0, min(centre - reach, rate)), max(centre + reach, errors / length)

@@ -52,8 +52,7 @@ class FlashlightDecoder:
         check_spelling(lexicon, tokenizer)
         self.tokenizer, self.num_best = tokenizer, num_best
         self._lm_weight, self._word_bonus = lm_weight, word_bonus
-        texts = ["", *tokenizer.label_texts()]
-        self._space = None if isinstance(tokenizer, SentencePieceTokenizer) else texts.index(" ")
+        self._space = None if isinstance(tokenizer, SentencePieceTokenizer) else tokenizer.space_id
         self._decoder = self._build(
             language_model,
             lexicon,
@@ -93,8 +92,10 @@ class FlashlightDecoder:
                 reason = str(error).strip().splitlines()[-1]
                 raise ValueError(f"{os.fspath(language_model)}: KenLM cannot read it: {reason}") from None
 
-    def decode(self, logits: Tensor, lengths: Tensor, *, num_best: int | None = None) -> list[list[Hypothesis]]:
-        """As `BeamSearch.decode`."""
+    def decode(
+        self, logits: Tensor, lengths: Tensor, *, num_best: int | None = None, **borders: Any
+    ) -> list[list[Hypothesis]]:
+        """As `BeamSearch.decode`; but here each utterance is a sentence, whatever `begins` and `ends` say."""
         num_best = self.num_best if num_best is None else num_best
         if num_best < 1:
             raise ValueError(f"`num_best` must be at least 1, got {num_best}.")

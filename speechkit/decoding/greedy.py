@@ -24,9 +24,9 @@ class GreedySearch:
         self.blank = blank
 
     def decode(
-        self, logits: "Tensor | np.ndarray", lengths: "Tensor | np.ndarray", *, num_best: int | None = None
+        self, logits: "Tensor | np.ndarray", lengths: "Tensor | np.ndarray", **options: Any
     ) -> list[list[Hypothesis]]:
-        """logits (B, T, V), lengths (B,) -> the one hypothesis of each, whatever number is asked for."""
+        """logits (B, T, V), lengths (B,) -> the one hypothesis of each; a search's options change nothing."""
         return [[self.decode_one(row[:length])] for row, length in zip(logits, lengths.tolist(), strict=True)]
 
     def decode_one(self, logits: "Tensor | np.ndarray") -> Hypothesis:

@@ -5,6 +5,7 @@ makes the whole boost stay, and any other character takes back what was earned i
 beginning of another phrase has earned. So the score of a text does not depend on what else was searched.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from speechkit.decoding.lexicon import spelled_words
+from speechkit.decoding.lexicon import spell
 from speechkit.text import Tokenizer, normalize_text
 
 
 def check_hotwords(
     hotwords: Mapping[str, float] | Sequence[str], boost: float, tokenizer: Tokenizer
 ) -> dict[str, float]:
-    """Phrase, as labels write it -> nats for each of its words; `boost` where `hotwords` does not say.
+    """Phrase, normalised -> nats for each of its words; `boost` where `hotwords` does not say.
 
     Raises:
         ValueError: a phrase is empty or holds what the tokenizer lacks; a boost is not positive and finite.
@@ -27,18 +28,29 @@ def check_hotwords(
     if isinstance(hotwords, str):
         raise ValueError(f"`hotwords` must be a sequence of phrases or a mapping, got the string {hotwords!r}.")
     boosts = hotwords if isinstance(hotwords, Mapping) else dict.fromkeys(hotwords, boost)
-    checked = {}
+    checked: dict[str, float] = {}
     for phrase, nats in boosts.items():
         if not 0.0 < nats < float("inf"):
             raise ValueError(f"`hotwords` must have positive finite boosts, got {nats} for {phrase!r}.")
-        if not normalize_text(phrase):
+        normalized = normalize_text(phrase)
+        if not normalized:
             raise ValueError(f"`hotwords` must hold letters or digits, got {phrase!r}.")
         try:
-            labels = tokenizer.encode(phrase)
+            tokenizer.encode(phrase)
         except ValueError as error:
             raise ValueError(f"`hotwords`: {error}.") from None
-        checked[" ".join(spelled_words(tokenizer, labels))] = float(nats)
+        checked[normalized] = max(checked.get(normalized, 0.0), float(nats))
     return checked
+
+
+def spell_hotwords(hotwords: Mapping[str, float], tokenizer: Tokenizer) -> dict[str, float]:
+    """What `check_hotwords` gives, by what labels write for a phrase: with phonemes, for each way to pronounce it."""
+    spelled: dict[str, float] = {}
+    for phrase, nats in hotwords.items():
+        for words in itertools.product(*(spell(tokenizer, word) for word in phrase.split())):
+            spelling = " ".join(words)
+            spelled[spelling] = max(spelled.get(spelling, 0.0), nats)
+    return spelled
 
 
 class HotwordTables(NamedTuple):

@@ -1,15 +1,18 @@
 """The words that may be recognised, and the trie of their characters that a beam search walks."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from speechkit.decoding.ngram import BEGIN, END, UNKNOWN, NGram, advance, find_slot, kernel
+from speechkit.decoding.ngram import NGram, find_slot, kernel
 from speechkit.text import Tokenizer, normalize_text
+from speechkit.text.files import iterate_lines
+
+_NUMBERED = re.compile(r"\(\d+\)$")
 
 
 class Lexicon:
@@ -35,61 +38,72 @@ class Lexicon:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Lexicon":
-        """Reads a UTF-8 file with a word at the beginning of each line; a spelling behind it is not needed.
+        """Reads a UTF-8 file, plain or gzip, with a word at the beginning of each line.
+
+        What stands behind a word is not read, so pronouncing dictionaries will do: the number of a further
+        pronunciation, as in `word(2)`, is no part of a word, and lines that begin with ;;; or # are none.
 
         Raises:
-            ValueError: no UTF-8, a line that does not begin with a single word, or no word at all; the file is named.
+            ValueError: no such file, no UTF-8, a line that does not begin with a single word, or no word at all; file
+                and line are named.
         """
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: must be UTF-8 text ({error.reason})") from None
-        words = [line.split()[0] for line in lines if line.strip()]
-        try:
-            return cls(words)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        words: list[str] = []
+        for number, line in enumerate(iterate_lines(path), start=1):
+            try:
+                first, *_ = [*line.decode().split(), "#"]
+                if not first.startswith((";;;", "#")):
+                    words += cls([_NUMBERED.sub("", first)]).words
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number}: must be UTF-8 text ({error.reason})") from None
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from None
+        if not words:
+            raise ValueError(f"{path}: must hold at least one word, got none.")
+        return cls(words)
 
 
 class KnownWord(NamedTuple):
-    """A word that may be recognised, and its id in the language model."""
+    """A word that may be recognised, its id in the language model, and whether a hotword holds it."""
 
     text: str
     word_id: int
+    is_expected: bool = False
+
+    def penalty(self, language_model: NGram, unknown_penalty: float) -> float:
+        """What it costs that the language model does not know it: nothing, where it was said to come."""
+        return unknown_penalty if self.word_id == language_model.unknown_id and not self.is_expected else 0.0
 
 
 def find_words(
-    tokenizer: Tokenizer, language_model: NGram | None, lexicon: Lexicon | None
+    tokenizer: Tokenizer, language_model: NGram | None, lexicon: Lexicon | None, hotwords: Iterable[str] = ()
 ) -> dict[str, list[KnownWord]]:
-    """The words that are known, those of the lexicon or else of the language model, by what their labels write.
+    """The words that are known, those of the lexicon or else of language model and hotwords, by what labels write.
 
     That is the word itself, but for phonemes, where several words may be written alike and one in several ways.
     A language model's word goes by its normalised form, so capitals do not matter: of several of one form the likeliest
-    counts. The id of a word that the model does not know is that of <unk>; without a model it is 0.
+    counts. The id of a word that the model does not know is that of <unk>; without a model it is 0. Of the hotwords,
+    phrases in normal form, a lexicon takes what it has.
 
     Raises:
         ValueError: the tokenizer cannot spell a word of the lexicon, or no word of the language model.
     """
-    word_ids: dict[str, int] = {}
-    spelled: dict[str, list[KnownWord]] = {}
-    if language_model is not None:
-        ids = range(len(language_model.words))
-        for word_id in sorted(ids, key=lambda word_id: -advance(language_model.tables, 0, word_id)[0]):
-            word = language_model.words[word_id]
-            normalized = normalize_text(word)
-            if word not in (BEGIN, END, UNKNOWN) and len(normalized.split()) == 1:
-                word_ids.setdefault(normalized, word_id)
-        spelled = _by_spelling(tokenizer, word_ids)
-        if not spelled:
-            raise ValueError(
-                "`language_model` must have words that the tokenizer can spell, got one with other tokens: "
-                f"{', '.join(map(repr, language_model.words[:5]))} ..."
-            )
-    if lexicon is None:
-        return spelled
-    check_spelling(lexicon, tokenizer)
+    expected = {word: None for phrase in hotwords for word in phrase.split()}
+    word_ids = {} if language_model is None else language_model.normalized_ids
+    spelled = _by_spelling(tokenizer, word_ids, expected)
+    if language_model is not None and not spelled:
+        raise ValueError(
+            "`language_model` must have words that the tokenizer can spell, got one with other tokens: "
+            f"{', '.join(map(repr, language_model.words[:5]))} ..."
+        )
     unknown_id = 0 if language_model is None else language_model.unknown_id
-    return _by_spelling(tokenizer, {word: word_ids.get(word, unknown_id) for word in lexicon.words})
+    if lexicon is not None:
+        check_spelling(lexicon, tokenizer)
+        return _by_spelling(tokenizer, {word: word_ids.get(word, unknown_id) for word in lexicon.words}, expected)
+    if language_model is not None:
+        unknown = {word: unknown_id for word in expected if word not in word_ids}
+        for spelling, words in _by_spelling(tokenizer, unknown, expected).items():
+            spelled.setdefault(spelling, []).extend(words)
+    return spelled
 
 
 def spelled_words(tokenizer: Tokenizer, labels: Sequence[int]) -> list[str]:
@@ -105,11 +119,13 @@ def spell(tokenizer: Tokenizer, word: str) -> list[str]:
     return [words[0] for words in texts if len(words) == 1]
 
 
-def _by_spelling(tokenizer: Tokenizer, word_ids: Mapping[str, int]) -> dict[str, list[KnownWord]]:
+def _by_spelling(
+    tokenizer: Tokenizer, word_ids: Mapping[str, int], expected: Container[str]
+) -> dict[str, list[KnownWord]]:
     known: dict[str, list[KnownWord]] = {}
     for word, word_id in word_ids.items():
         for spelling in spell(tokenizer, word):
-            known.setdefault(spelling, []).append(KnownWord(word, word_id))
+            known.setdefault(spelling, []).append(KnownWord(word, word_id, word in expected))
     return known
 
 

@@ -26,6 +26,9 @@ _LEAST_MASS = 1e-6  # of what a mixture leaves to words that follow a history in
 def mix_ngrams(models: Sequence[NGram], weights: Sequence[float]) -> NGram:
     """Mixes language models; n-grams of the highest order that any of them has.
 
+    A model in capitals, or written otherwise than transcripts are, goes by the normal forms of its words where no two
+    of them are the same.
+
     Args:
         models: at least one.
         weights: of each, not negative, summing to 1.
@@ -37,6 +40,7 @@ def mix_ngrams(models: Sequence[NGram], weights: Sequence[float]) -> NGram:
         raise ValueError(f"`weights` must be one for each model, got {len(weights)} for {len(models)} models.")
     if min(weights) < 0.0 or not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
         raise ValueError(f"`weights` must not be negative and must sum to 1, got {', '.join(map(str, weights))}.")
+    models = [_in_normal_form(model) for model in models]
     words = list(dict.fromkeys([UNKNOWN, *(word for model in models for word in model.words)]))
     word_ids = {word: place for place, word in enumerate(words)}
     theirs = [_translation(words, model) for model in models]
@@ -72,20 +76,26 @@ def mixture_weights(models: Sequence[NGram], texts: Iterable[str], *, num_rounds
         rows = []
         for words in sentences:
             log_probs = np.array(model.score(words))
-            known = [word in model.word_ids for word in words] + [True]
+            known = [model.find(word) != model.unknown_id for word in words] + [True]
             rows.append(np.where(known, np.exp(log_probs), 0.0))
         columns.append(np.concatenate(rows) if rows else np.zeros(0))
     if not columns:
         raise ValueError("`models` must hold at least one, got none.")
     probs = np.stack(columns, axis=1)
     probs = probs[probs.max(axis=1) > 0.0]
-    if not any(word in model.word_ids for model in models for words in sentences for word in words):
+    if not any(model.find(word) != model.unknown_id for model in models for words in sentences for word in words):
         raise ValueError("`texts` must hold words that one of the models has, got none.")
     weights = np.full(len(models), 1.0 / len(models))
     for _ in range(num_rounds):
         shares = weights * probs
         weights = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
     return [float(weight) for weight in weights / weights.sum()]
+
+
+def _in_normal_form(model: NGram) -> NGram:
+    forms = {word_id: form for form, word_id in model.normalized_ids.items()}
+    words = [forms.get(word_id, word) for word_id, word in enumerate(model.words)]
+    return NGram(words, list(model.levels())) if words != model.words and len(set(words)) == len(words) else model
 
 
 def _translation(words: Sequence[str], model: NGram) -> NDArray[Any]:

@@ -12,6 +12,7 @@ All logarithms are natural.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from speechkit.text import normalize_text
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 UNSEEN_LOG_PROB = -100.0 * math.log(10.0)  # of <unk> where a model has none, as KenLM has it
@@ -222,17 +225,37 @@ class NGram:
             yield Level(ids, tables.log_probs[nodes], tables.backoffs[nodes])
             first, end = end, end + count
 
+    @functools.cached_property
+    def normalized_ids(self) -> dict[str, int]:
+        """Words in normal form, as transcripts have them -> ids, the likeliest first and of one form the likeliest.
+
+        So a model in capitals knows the words of a transcript. What is not a single word is left out, as are <s>, </s>
+        and <unk>.
+        """
+        likeliest = sorted(range(len(self.words)), key=lambda word_id: -advance(self.tables, 0, word_id)[0])
+        found: dict[str, int] = {}
+        for word_id in likeliest:
+            normalized = normalize_text(self.words[word_id])
+            if self.words[word_id] not in (BEGIN, END, UNKNOWN) and len(normalized.split()) == 1:
+                found.setdefault(normalized, word_id)
+        return found
+
+    def find(self, word: str) -> int:
+        """The id of a word, as the model writes it or in normal form; that of <unk> if it has none."""
+        found = self.word_ids.get(word)
+        return self.normalized_ids.get(word, self.unknown_id) if found is None else found
+
     def score(self, words: Sequence[str], *, begin: bool = True, end: bool = True) -> list[float]:
         """Natural log-probability of each word after those before it, and of </s>.
 
         Args:
-            words: a sentence; words out of the vocabulary count as <unk>.
+            words: a sentence; words that `find` does not know count as <unk>.
             begin: the sentence begins here; otherwise nothing is known of what came before.
             end: the sentence ends here: one more value, of </s>.
         """
         if isinstance(words, str):
             raise ValueError(f"`words` must be a sequence of words, got the string {words[:40]!r}.")
-        ids = [self.word_ids.get(word, self.unknown_id) for word in words] + [self.end_id] * end
+        ids = [*map(self.find, words)] + [self.end_id] * end
         log_probs = np.empty(len(ids))
         _score(self.tables, self.begin_state if begin else 0, np.array(ids, np.int32), log_probs)
         values: list[float] = log_probs.tolist()
@@ -246,9 +269,7 @@ class NGram:
             words = text.split()
             log_probs = self.score(words)
             unknown = [
-                value
-                for word, value in zip(words, log_probs, strict=False)
-                if self.word_ids.get(word, self.unknown_id) == self.unknown_id
+                value for word, value in zip(words, log_probs, strict=False) if self.find(word) == self.unknown_id
             ]
             total, num_words = total + sum(log_probs), num_words + len(log_probs)
             total_unknown, num_unknown = total_unknown + sum(unknown), num_unknown + len(unknown)

@@ -76,11 +76,10 @@ class TextScore:
     def _of_word(self, word: str, state: int) -> tuple[float, float, int]:
         if self.language_model is None:
             return self.word_bonus, 0.0, state
-        unknown_id = self.language_model.unknown_id
         scores = []
-        for word_id in [known.word_id for known in self.words.get(word, ())] or [unknown_id]:
-            log_prob, next_state = advance(self.language_model.tables, state, word_id)
-            penalty = self.unknown_penalty if word_id == unknown_id else 0.0
+        for known in self.words.get(word) or [KnownWord(word, self.language_model.unknown_id)]:
+            log_prob, next_state = advance(self.language_model.tables, state, known.word_id)
+            penalty = known.penalty(self.language_model, self.unknown_penalty)
             scores.append((self.lm_weight * log_prob + self.word_bonus - penalty, log_prob, next_state))
         return max(scores, key=lambda entry: entry[0])
 

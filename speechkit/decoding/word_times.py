@@ -1,5 +1,6 @@
 """When each word of a transcript is said, and how sure the recogniser is of it: the best path of CTC through it."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -113,7 +114,7 @@ def extend_to_pauses(
     edges = [(start, start), *spans, (end, end)]
     starts, ends = [span[0] for span in edges], [span[1] for span in edges]
     for place in range(len(edges) - 1):
-        first, last = (round(seconds / step) for seconds in (ends[place], edges[place + 1][0]))
+        first, last = math.ceil(ends[place] / step - 1e-6), math.floor(edges[place + 1][0] / step + 1e-6)
         quiet = _longest_quiet(levels, max(0, first), min(last, len(levels)), round(0.15 / step))
         if quiet is not None:
             ends[place], starts[place + 1] = quiet[0] * step, quiet[1] * step

@@ -1,5 +1,6 @@
 """Text files, plain or compressed, line by line."""
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -14,6 +15,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 def iterate_lines(path: str | os.PathLike[str], content: bytes | None = None) -> Iterator[bytes]:
     """The lines of a file with their ends; `-` is standard input. Gzip is told by the first bytes, not by the name.
+
+    A byte order mark of UTF-8 is no part of the first line.
 
     Args:
         path: of the file, or its name for messages where the content is given.
@@ -34,7 +37,7 @@ def iterate_lines(path: str | os.PathLike[str], content: bytes | None = None) ->
             lines: IO[bytes] = stack.enter_context(gzip.open(file)) if is_compressed else file
             for line in lines:
                 number += 1
-                yield line
+                yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:

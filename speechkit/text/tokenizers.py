@@ -54,6 +54,12 @@ class Tokenizer(ABC):
         """Of labels 1 to V - 1; the blank, label 0, has none."""
         return [self.label_text(label) for label in range(1, self.vocab_size)]
 
+    @property
+    def space_id(self) -> int | None:
+        """The label that writes a space and nothing else; none where labels themselves begin words."""
+        texts = self.label_texts()
+        return texts.index(" ") + 1 if " " in texts else None
+
     def spellings(self, word: str) -> list[list[int]]:
         """The ways in which labels write a word; none if they cannot."""
         try:
@@ -163,15 +169,19 @@ class VocabularyTokenizer(CharTokenizer):
         """Nothing is left to choose."""
 
     def label_text(self, label: int) -> str:
+        """In the form of normalised texts: what they have no sign for, such as a hyphen, is a space."""
         symbol = self.symbols[label - 1]
-        return "" if symbol in self.silent else symbol
+        return "" if symbol in self.silent else plain_characters(symbol)
+
+    @property
+    def space_id(self) -> int | None:
+        return self._ids.get(" ")
 
     def decode(self, ids: Sequence[int]) -> str:
         return normalize_text("".join(map(self.label_text, ids)))
 
     def split_words(self, ids: Sequence[int]) -> list[slice]:
-        texts = [plain_characters(self.label_text(label)) for label in ids]  # a hyphen parts words, as a space does
-        return [word for word in _words_among(texts) if self.decode(ids[word])]  # an apostrophe alone is none
+        return [word for word in super().split_words(ids) if self.decode(ids[word])]  # an apostrophe alone is none
 
     def _split(self, text: str) -> list[str]:
         return self._pattern.findall(text)

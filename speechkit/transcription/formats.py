@@ -16,8 +16,9 @@ from typing import Any
 from speechkit.transcription.transcript import Segment, Transcript, Word, confidence
 
 _LONGEST_SUBTITLE_SECONDS = 6.0
-_LONGEST_SUBTITLE = 84  # characters: two lines of 42
+_LONGEST_LINE = 42  # characters; a subtitle has two lines
 _SUBTITLE_PAUSE_SECONDS = 0.8
+_SHORTEST_SUBTITLE_SECONDS = 1.0  # where the next one leaves the time
 
 
 def to_txt(name: str, transcript: Transcript) -> str:
@@ -110,19 +111,39 @@ TIMED = frozenset(("srt", "vtt", "json", "ctm"))  # formats that want word times
 
 
 def _subtitles(transcript: Transcript) -> Iterator[tuple[float, float, str]]:
-    """Start, end and text of what is shown at a time."""
+    """Start, end and text of what is shown at a time; a short one stays until it can be read, or the next one comes."""
+    groups = list(_groups(transcript))
+    for place, words in enumerate(groups):
+        start, end = words[0].start_seconds, words[-1].end_seconds
+        latest = groups[place + 1][0].start_seconds if place + 1 < len(groups) else transcript.duration_seconds
+        yield start, max(end, min(start + _SHORTEST_SUBTITLE_SECONDS, latest)), _in_lines(_joined(words))
+
+
+def _groups(transcript: Transcript) -> Iterator[list[Word]]:
+    """The words that are shown at a time."""
     shown: list[Word] = []
     for word in transcript.words:
         if shown and (
             word.start_seconds - shown[-1].end_seconds > _SUBTITLE_PAUSE_SECONDS
             or word.end_seconds - shown[0].start_seconds > _LONGEST_SUBTITLE_SECONDS
-            or len(_joined([*shown, word])) > _LONGEST_SUBTITLE
+            or any(len(line) > _LONGEST_LINE for line in _in_lines(_joined([*shown, word])).split("\n"))
         ):
-            yield shown[0].start_seconds, shown[-1].end_seconds, _joined(shown)
+            yield shown
             shown = []
         shown.append(word)
     if shown:
-        yield shown[0].start_seconds, shown[-1].end_seconds, _joined(shown)
+        yield shown
+
+
+def _in_lines(text: str) -> str:
+    """Broken at the space that leaves the least of a longer line, where one line does not hold it."""
+    if len(text) <= _LONGEST_LINE:
+        return text
+    spaces = [place for place, character in enumerate(text) if character == " "]
+    if not spaces:
+        return text
+    middle = min(spaces, key=lambda place: abs(place - len(text) / 2))
+    return f"{text[:middle]}\n{text[middle + 1 :]}"
 
 
 def _joined(words: list[Word]) -> str:

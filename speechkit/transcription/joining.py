@@ -29,6 +29,8 @@ class Passage(NamedTuple):
         end_seconds: where it ends.
         levels: of the audio from `levels_seconds` on, every 10 ms, in dB of full scale.
         levels_seconds: when they begin.
+        begins: it is not cut off from speech before it.
+        ends: nor from speech behind it.
     """
 
     logits: "Logits"
@@ -37,6 +39,8 @@ class Passage(NamedTuple):
     end_seconds: float
     levels: np.ndarray
     levels_seconds: float
+    begins: bool = True
+    ends: bool = True
 
 
 class PassageJoiner:
@@ -106,12 +110,12 @@ class PassageJoiner:
 
     def _until(self, passage: Passage, seam: float) -> Passage:
         frames = self._frames_before(passage, seam)
-        return passage._replace(logits=passage.logits[:frames], end_seconds=seam)
+        return passage._replace(logits=passage.logits[:frames], end_seconds=seam, ends=False)
 
     def _since(self, passage: Passage, seam: float) -> Passage:
         frames = self._frames_before(passage, seam)
         first = passage.first_seconds + frames * self._step
-        return passage._replace(logits=passage.logits[frames:], first_seconds=first, start_seconds=seam)
+        return passage._replace(logits=passage.logits[frames:], first_seconds=first, start_seconds=seam, begins=False)
 
     def _frames_before(self, passage: Passage, seconds: float) -> int:
         times = passage.first_seconds + self._step * np.arange(len(passage.logits))

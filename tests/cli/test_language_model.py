@@ -46,13 +46,15 @@ def test_every_kind_of_text_gives_the_same_model(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"audio_filepath": "none.wav", "text": line} for line in TEXTS] + [{"audio_filepath": "silence.wav"}]
-    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for manifest in ("m.jsonl", "nemo.json"):
+        (tmp_path / manifest).write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "text.gz").write_bytes(gzip.compress("\r\n".join(TEXTS).encode()))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO("\n".join(TEXTS).encode()))))
-    for name, source in enumerate([text, "-", str(tmp_path / "m.jsonl"), str(tmp_path / "text.gz")]):
+    sources = [text, "-", *(str(tmp_path / name) for name in ("m.jsonl", "nemo.json", "text.gz"))]
+    for name, source in enumerate(sources):
         assert main(["lm", "train", source, "-o", str(tmp_path / f"{name}.arpa.gz"), "--order", "2"]) == 0
-    models = [gzip.decompress((tmp_path / f"{name}.arpa.gz").read_bytes()) for name in range(4)]
-    assert models == [models[0]] * 4
+    models = [gzip.decompress((tmp_path / f"{name}.arpa.gz").read_bytes()) for name in range(len(sources))]
+    assert models == [models[0]] * len(sources)
     assert read_arpa(tmp_path / "0.arpa.gz").words == train_kneser_ney(TEXTS, order=2).words
 
 

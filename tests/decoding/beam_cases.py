@@ -5,7 +5,7 @@ import random
 from typing import Any, NamedTuple
 
 from speechkit.decoding import Lexicon, NGram, train_kneser_ney
-from speechkit.decoding.hotwords import check_hotwords
+from speechkit.decoding.hotwords import check_hotwords, spell_hotwords
 from speechkit.decoding.lexicon import find_words
 from speechkit.decoding.prefix_beam_reference import TextScore
 from speechkit.text import CharTokenizer, PhonemeTokenizer, SentencePieceTokenizer, Tokenizer, WordTokenizer
@@ -60,11 +60,12 @@ class Case(NamedTuple):
     pruning: dict[str, Any]
 
     def text_score(self) -> TextScore:
+        hotwords = check_hotwords(self.hotwords, 1.0, self.tokenizer)
         return TextScore(
-            words=find_words(self.tokenizer, self.language_model, self.lexicon),
+            words=find_words(self.tokenizer, self.language_model, self.lexicon, hotwords),
             closed=self.lexicon is not None or (bool(self.language_model) and not self.tokenizer.spells_any_word),
             language_model=self.language_model,
-            hotwords=check_hotwords(self.hotwords, 1.0, self.tokenizer),
+            hotwords=spell_hotwords(hotwords, self.tokenizer),
             **self.weights,
         )
 

@@ -10,10 +10,10 @@ import torch
 from beam_cases import SENTENCES, TOKENIZERS, WORDS, label_texts, random_case
 from torch import Tensor
 
-from speechkit.decoding import BeamSearch, Hypothesis, Lexicon, greedy_decode, train_kneser_ney
+from speechkit.decoding import BeamSearch, Hypothesis, Lexicon, beam_kernels, greedy_decode, train_kneser_ney
 from speechkit.decoding.log_probs import split_log_probs
 from speechkit.decoding.prefix_beam_reference import prefix_beam_search
-from speechkit.text import CharTokenizer, WordTokenizer
+from speechkit.text import CharTokenizer, VocabularyTokenizer, WordTokenizer
 
 LETTERS = CharTokenizer(" abcdefghijklmnopqrstuvwxyz")
 
@@ -52,9 +52,23 @@ def test_all_hypotheses_are_those_of_the_reference(kind: str, seed: int) -> None
     (log_probs,) = split_log_probs(logits, torch.tensor([num_frames]), case.tokenizer.vocab_size)
     pruning = case.pruning
     expected = prefix_beam_search(log_probs.double().numpy(), label_texts(case.tokenizer), case.text_score(), **pruning)
-    found = decode(BeamSearch(**case.arguments()), logits, num_best=1000)
-    assert [hypothesis.labels for hypothesis in found] == [hypothesis.labels for hypothesis in expected]
-    np.testing.assert_allclose([x[1:4] for x in found], [x[1:4] for x in expected], rtol=0, atol=1e-9)
+    labels, stops, scores = beam_kernels.search(log_probs.numpy(), BeamSearch(**case.arguments())._tables, 1000)
+    found = [row.tolist() for row in np.split(labels, stops[:-1])]
+    assert found == [hypothesis.labels for hypothesis in expected]
+    np.testing.assert_allclose(scores, [x[1:4] for x in expected], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("seed", range(20))
+def test_texts_differ_and_the_best_of_all_is_the_first_alone(kind: str, seed: int) -> None:
+    case = random_case(kind, seed)
+    search = BeamSearch(**case.arguments())
+    logits = random_logits(12, case.tokenizer.vocab_size, seed=seed)
+    found = decode(search, logits, num_best=5)
+    texts = [hypothesis.text(case.tokenizer) for hypothesis in found]
+    assert 1 <= len(texts) == len(set(texts)) <= 5
+    assert [x.score for x in found] == sorted((x.score for x in found), reverse=True)
+    assert decode(search, logits) == found[:1]
 
 
 def test_of_words_that_sound_alike_the_likeliest_sentence_is_taken() -> None:
@@ -189,6 +203,20 @@ def test_language_model_decides_between_what_sounds_alike() -> None:
     assert best_text(logits, language_model=model, lm_weight=0.0) == "the cap"
 
 
+def test_a_hyphen_of_another_toolkits_vocabulary_parts_words_for_the_language_model() -> None:
+    tokenizer = VocabularyTokenizer("- welknoma")
+    model = train_kneser_ney(["well known man", "known well"] * 3, order=2)
+    path = [label for symbol in "well-known" for label in (tokenizer.symbols.index(symbol) + 1, 0)]
+    logits = 20.0 * torch.nn.functional.one_hot(torch.tensor([path]), tokenizer.vocab_size)
+    for options in ({}, {"lexicon": Lexicon(["well", "known", "man"])}):
+        search = BeamSearch(tokenizer=tokenizer, language_model=model, **options)
+        best, *others = decode(search, logits, num_best=3)
+        assert best.text(tokenizer) == "well known"
+        assert best.lm_score == pytest.approx(sum(model.score(["well", "known"])))
+        assert best.acoustic_score == pytest.approx(0.0, abs=1e-3)
+        assert "well known" not in {other.text(tokenizer) for other in others}
+
+
 def test_capitals_of_a_language_model_do_not_matter() -> None:
     small, capital = (train_kneser_ney(["the cat sat", "a cap fell"], order=2) for _ in range(2))
     capital.words = [word if word.startswith("<") else word.upper() for word in capital.words]
@@ -224,6 +252,46 @@ def test_phrase_of_hotwords_earns_for_each_word() -> None:
     logits = heard("pb", "i", "g", " ", "d", "u", "gc", "k")
     assert best_text(logits, hotwords={"big duck": 0.9}) == "pig dugk"
     assert best_text(logits, hotwords={"Big Duck!": 1.1}) == "big duck"
+
+
+def test_of_words_that_sound_alike_the_hotword_is_taken() -> None:
+    tokenizer = TOKENIZERS["phonemes"]
+    model = train_kneser_ney(["a b a", "b a b"] * 3, order=2)  # "bb", of the sound of "b", is unknown to it
+
+    def hears(labels: list[int], *hotwords: str) -> str:
+        path = torch.tensor([[label for one in labels for label in (one, 0)]])
+        logits = 20.0 * torch.nn.functional.one_hot(path, tokenizer.vocab_size)
+        search = BeamSearch(tokenizer=tokenizer, language_model=model, hotwords=hotwords, lm_weight=0.3)
+        (best,) = decode(search, logits)
+        assert best.lm_score == pytest.approx(sum(model.score(best.words or ())))
+        return best.text(tokenizer)
+
+    said = tokenizer.encode("a b a")
+    assert [hears(said), hears(said, "bb"), hears(said, "a bb"), hears(said, "bb b")] == [
+        "a b a",
+        "a bb a",
+        "a bb a",
+        "a b a",
+    ]
+    assert hears(tokenizer.spellings("bb")[1], "bb") == "bb"  # by its second pronunciation, which nothing else has
+
+
+def test_a_hotword_is_no_surprise_to_the_language_model() -> None:
+    model = train_kneser_ney(["the cat sat", "the cat ran"] * 3, order=2)
+    logits = heard("t", "h", "e", " ", "kc", "a", "t")  # the k is 1 nat ahead
+    options: dict[str, Any] = {"language_model": model, "lm_weight": 0.2}
+    assert best_text(logits, **options) == "the cat"
+    assert best_text(logits, **options, hotwords={"kat": 3.0}) == "the kat"
+    assert best_text(logits, **options, hotwords={"kat": 3.0}, lexicon=Lexicon(["the", "cat"])) == "the cat"
+
+
+def test_what_is_no_beginning_or_end_of_a_sentence_is_not_scored_as_one() -> None:
+    model = train_kneser_ney(["a b c", "a b c", "c a b"], order=2)
+    search = BeamSearch(tokenizer=LETTERS, language_model=model, lm_weight=1.0)
+    logits, frames = heard("b", " ", "c").repeat(3, 1, 1), torch.tensor([6, 6, 6])
+    found = search.decode(logits, frames, begins=[True, True, False], ends=[True, False, False])
+    for (best,), begin, end in zip(found, (True, True, False), (True, False, False), strict=True):
+        assert best.lm_score == pytest.approx(sum(model.score(["b", "c"], begin=begin, end=end)))
 
 
 @pytest.mark.parametrize("hotwords", [{"ab": 2.0}, {"ab": 2.0, "ab b": 1.0}])

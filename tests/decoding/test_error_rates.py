@@ -55,6 +55,20 @@ def test_pooled_character_error_rate_is_that_of_jiwer() -> None:
     assert rate.value == pytest.approx(jiwer.cer(REFERENCES, HYPOTHESES))
 
 
+@pytest.mark.parametrize(
+    ("counts", "interval"),
+    [  # Wilson's, as statsmodels' proportion_confint(method="wilson") gives them
+        ([ErrorCounts(0, 0, 0, 10)] * 10, (0.0, 0.0369935)),
+        ([ErrorCounts(2, 0, 0, 3)], (0.2076596, 0.9385081)),
+        ([ErrorCounts(0, 0, 4, 2)], (0.3423802, 2.0)),
+    ],
+)
+def test_utterances_that_are_all_alike_still_have_an_interval(
+    counts: list[ErrorCounts], interval: tuple[float, float]
+) -> None:
+    assert error_rate(counts).interval == pytest.approx(interval, abs=1e-6)
+
+
 def test_pooling_weighs_by_length() -> None:
     rate = error_rate([ErrorCounts(1, 0, 0, 1), ErrorCounts(0, 0, 0, 9)])
     assert rate.value == 0.1
@@ -81,10 +95,6 @@ def test_narrower_level_gives_a_narrower_interval() -> None:
     counts = [ErrorCounts(place % 3, 0, 0, 5) for place in range(30)]
     wide, narrow = bootstrap_interval(counts), bootstrap_interval(counts, level=0.5)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
-
-
-def test_perfect_set_has_the_interval_0() -> None:
-    assert error_rate([ErrorCounts(0, 0, 0, 4)] * 3)[:2] == (0.0, (0.0, 0.0))
 
 
 def test_empty_references_beside_others_are_counted() -> None:

@@ -56,6 +56,18 @@ def test_spans_of_the_likeliest_path() -> None:
     assert greedy_spans(torch.zeros(0, 4)) == ([], [], [])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_word_loses_frames_to_a_pause(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    spans = [(0.0125 + 0.01 * first, 0.0225 + 0.01 * first) for first in range(3, 190, 7)]  # of one frame of 10 ms
+    levels = generator.choice([-20.0, -80.0], size=200)
+    for (start, end), (moved_start, moved_end) in zip(
+        spans, extend_to_pauses(spans, levels, step=0.01, start=0.0, end=2.0), strict=True
+    ):
+        assert moved_start <= start + 1e-6
+        assert moved_end >= end - 1e-6
+
+
 def test_pauses_part_words() -> None:
     levels = np.full(100, -20.0)
     levels[:10] = levels[38:42] = levels[50:60] = levels[90:] = -70.0  # a closure at 38, a pause at 50

@@ -15,6 +15,9 @@ from speechkit.text import normalize_text
         ("well-known snake_case", "well known snake case"),
         ("ﬁne ＡＢＣ ½", "fine abc 1 2"),
         ("Größe, ČESKÝ!", "größe český"),
+        ("don\u00b4t \u00b4 a \u00a8 b", "don't a b"),
+        ("co\u00adoperate zero\u200bwidth \ufeffmark", "cooperate zerowidth mark"),
+        ("\u1ecd\u0300's", "\u1ecd\u0300's"),
         ("", ""),
         ("?!... '", ""),
     ],
@@ -23,7 +26,7 @@ def test_examples(text: str, normalized: str) -> None:
     assert normalize_text(text) == normalized
 
 
-@pytest.mark.parametrize("text", ["हिन्दी", "தமிழ்", "ภาษาไทยที่", "עִבְרִית", "中文"])
+@pytest.mark.parametrize("text", ["हिन्दी", "தமிழ்", "ภาษาไทยที่", "עִבְרִית", "中文", "عَرَبِيّ"])
 def test_marks_that_scripts_need_are_kept(text: str) -> None:
     assert normalize_text(text) == text
 

@@ -17,8 +17,8 @@ TRANSCRIPT = Transcript(
 )
 EXPECTED = {
     "txt": "so far good\n",
-    "srt": "1\n00:00:00,100 --> 00:00:00,750\nso far\n\n2\n01:01:01,500 --> 01:01:02,000\ngood\n\n",
-    "vtt": "WEBVTT\n\n00:00:00.100 --> 00:00:00.750\nso far\n\n01:01:01.500 --> 01:01:02.000\ngood\n\n",
+    "srt": "1\n00:00:00,100 --> 00:00:01,100\nso far\n\n2\n01:01:01,500 --> 01:01:02,500\ngood\n\n",
+    "vtt": "WEBVTT\n\n00:00:00.100 --> 00:00:01.100\nso far\n\n01:01:01.500 --> 01:01:02.500\ngood\n\n",
     "tsv": "start\tend\ttext\n0\t1000\tso far\n3661000\t3662500\tgood\n",
     "ctm": "a_talk 1 0.100 0.200 so 0.9000\na_talk 1 0.400 0.350 far 0.4000\na_talk 1 3661.500 0.500 good 1.0000\n",
 }
@@ -41,4 +41,17 @@ def test_json_holds_everything() -> None:
 def test_subtitles_are_short() -> None:
     words = tuple(Word(f"word{place}", 0.5 * place, 0.5 * place + 0.5, 1.0) for place in range(40))
     blocks = FORMATS["srt"]("x", Transcript((Segment("", 0.0, 20.0, words),), 20.0)).strip().split("\n\n")
-    assert [len(block.split("\n")[2].split()) for block in blocks] == [12, 12, 12, 4]
+    lines = [block.split("\n")[2:] for block in blocks]
+    assert [[len(line.split()) for line in block] for block in lines] == [[6, 6], [6, 6], [6, 6], [4]]
+    assert all(len(line) <= 42 for block in lines for line in block)
+
+
+def test_a_short_subtitle_stays_until_the_next_one_or_the_end() -> None:
+    words = (Word("one", 1.0, 1.02, 1.0), Word("two", 1.9, 1.92, 1.0), Word("three", 4.0, 4.02, 1.0))
+    vtt = FORMATS["vtt"]("x", Transcript((Segment("one two three", 0.0, 4.5, words),), 4.5))
+    times = [line.split(" --> ") for line in vtt.split("\n") if "-->" in line]
+    assert times == [
+        ["00:00:01.000", "00:00:01.900"],
+        ["00:00:01.900", "00:00:02.900"],
+        ["00:00:04.000", "00:00:04.500"],
+    ]

@@ -1,14 +1,17 @@
-"""Recordings of any length: every word once, whatever the cuts; times; memory that does not grow; failures."""
+"""Recordings of any length: every word once, whatever the cuts; times; failures."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from speechkit import Recognizer
-from speechkit.transcription import Span
+from speechkit.decoding import GreedySearch, Hypothesis
+from speechkit.transcription import Passage, Span, search
 
 RATE = 8000
 Say = Callable[..., np.ndarray]
@@ -30,6 +33,48 @@ def test_no_word_is_lost_or_doubled(recognizer: Recognizer, say: Say, seed: int,
     assert len(transcript.segments) > 3
     ends = [time for segment in transcript.segments for time in (segment.start_seconds, segment.end_seconds)]
     assert ends == sorted(ends)
+
+
+def test_a_cut_in_fluent_speech_is_no_border_of_sentences(recognizer: Recognizer, say: Say) -> None:
+    samples = [say(draw_words(150, 0, (0.05, 0.06))), say([0.3, "low", 2.0, "high", 0.3])]
+    passages = dict(recognizer.passages_iter(samples))
+    fluent, parted = ([(item.begins, item.ends) for item in passages[place]] for place in (0, 1))  # type: ignore[union-attr]
+    assert len(fluent) > 2
+    assert fluent == [(True, False), *[(False, False)] * (len(fluent) - 2), (False, True)]
+    assert parted == [(True, True)] * 2
+    seen = []
+
+    class Listener(GreedySearch):
+        def decode(self, logits: torch.Tensor, lengths: torch.Tensor, **options: Any) -> list[list[Hypothesis]]:
+            seen.extend(zip(options["begins"], options["ends"], strict=True))
+            return super().decode(logits, lengths)
+
+    class Search:  # any decoder but the greedy one, which asks for no borders
+        decode = Listener().decode
+
+    recognizer.decoder = Search()
+    texts = [transcript.text for transcript in recognizer.transcribe(samples)]
+    assert sorted(seen) == sorted(fluent + parted)
+    recognizer.decoder = GreedySearch()
+    assert texts == [transcript.text for transcript in recognizer.transcribe(samples)]
+
+
+def test_one_long_passage_among_short_ones_pads_few_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_MOST_LOGITS", 1000)
+    generator = np.random.default_rng(0)
+    lengths = [90, *generator.integers(1, 10, 100).tolist()]
+    passages = [Passage(generator.normal(size=(n, 3)).astype("f4"), 0.0, 0.0, 1.0, np.zeros(0), 0.0) for n in lengths]
+    sizes = []
+
+    class Search:
+        def decode(self, logits: torch.Tensor, frames: torch.Tensor, **options: Any) -> list[list[Hypothesis]]:
+            sizes.append(logits.numel())
+            return GreedySearch().decode(logits, frames)
+
+    found = search.search_passages(Search(), passages)
+    assert found == search.search_passages(GreedySearch(), passages)
+    assert max(sizes) <= 1000
+    assert len(sizes) > 1
 
 
 def test_words_stand_where_they_are_said(recognizer: Recognizer, say: Say) -> None:

@@ -41,6 +41,13 @@ def test_confidences_come_closer_to_the_truth(recognizer: Recognizer, manifest: 
     assert recognizer.temperature == 1.0
 
 
+def test_words_that_are_all_right_tell_no_temperature(recognizer: Recognizer, manifest: Path) -> None:
+    rows = manifest.read_text().splitlines()[::2]  # those without noise
+    manifest.write_text("\n".join(rows))
+    with pytest.raises(ValueError, match="heard right and others wrong, got 30 words, all of them right, in it"):
+        calibrate(recognizer, manifest)
+
+
 def test_a_language_model_fills_in_what_is_not_heard(recognizer: Recognizer, manifest: Path) -> None:
     model = train_kneser_ney(["low high low"] * 5, order=3)
     trials = []
@@ -86,6 +93,6 @@ def test_what_cannot_be_tuned_on(recognizer: Recognizer, manifest: Path, tmp_pat
     (tmp_path / "gone.jsonl").write_text('{"audio_filepath": "gone.wav", "text": "low"}\n')
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     (tmp_path / "silent.jsonl").write_text('{"audio_filepath": "silent.wav", "text": "low"}\n')
-    for name, message in (("textless", "no `text`"), ("gone", "no such file"), ("silent", "hears no word")):
+    for name, message in (("textless", "no `text`"), ("gone", "no such file"), ("silent", "got no word")):
         with pytest.raises(ValueError, match=message):
             calibrate(recognizer, tmp_path / f"{name}.jsonl")
