@@ -21,7 +21,7 @@ from speechkit.quantization.quantized_network import QuantizedNetwork
 from speechkit.quantized_parts import QuantizedParts, quantized_parts
 
 _BATCH_SECONDS = 60.0
-_QUIETEST = 1e-6  # of full scale: what never passes it is silence
+_QUIETEST = 1e-6  # of full scale, from the least sample to the largest: what never passes it is silence
 
 
 def quantize(
@@ -138,13 +138,15 @@ def calibrate(
         ValueError: a recording that cannot be read, or nothing but silence.
     """
     parts.network.eval().set_mode("observe")
-    loudest = 0.0
+    loudest, num_frames = 0.0, 0
     for waveform, lengths in waveform_batches(utterances, parts.front_end.sample_rate_hz):
-        loudest = max(loudest, float(waveform.abs().max()) if waveform.numel() else 0.0)
-        parts.logits(waveform, lengths)
+        loudest = max(loudest, float((waveform.amax(dim=1) - waveform.amin(dim=1)).max()) if waveform.numel() else 0.0)
+        num_frames += int(parts.logits(waveform, lengths)[1].sum())
         on_progress(float(lengths.sum()) / parts.front_end.sample_rate_hz)
     if loudest < _QUIETEST:
         raise ValueError("the calibration recordings are silent: they say nothing of what speech will give")
+    if num_frames == 0:
+        raise ValueError("the calibration recordings are too short: none of them holds a frame of the model")
     parts.network.calibrate()
 
 

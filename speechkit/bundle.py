@@ -10,6 +10,8 @@
 An int8 bundle (`speechkit.integer_bundle`) has `model.int8.onnx`, `qparams.json` and `qparams.npz` instead of weights.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +54,14 @@ class Bundle:
     card: str = ""
     decoding: dict[str, float] = field(default_factory=dict)
     language_model: bytes = b""
+
+    def digest(self) -> str:
+        """Of all that makes logits of audio: two bundles of one digest have the same modules and weights."""
+        found = hashlib.sha256()
+        for module in filter(None, (self.front_end, self.encoder, self.head)):
+            found.update(json.dumps(describe(module), sort_keys=True).encode())
+            found.update(safetensors.torch.save({key: x.contiguous() for key, x in module.state_dict().items()}))
+        return found.hexdigest()
 
 
 def save_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> None:

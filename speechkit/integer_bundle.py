@@ -112,6 +112,8 @@ def integer_bundle_from_files(files: Mapping[str, bytes], *, trusted_packages: S
         description = json.loads(files["qparams.json"])
         front_end = dict(description["front_end"])
         sample_rate_hz = int(front_end.pop("sample_rate_hz"))
+        if sample_rate_hz < 1:
+            raise ValueError(f"`sample_rate_hz` must be positive, got {sample_rate_hz}")
         own = {name.removeprefix(_TABLES): value for name, value in arrays.items() if name.startswith(_TABLES)}
         tables = IntegerTables(**front_end, **own)
         network = description["network"]

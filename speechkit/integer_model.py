@@ -9,7 +9,7 @@ from speechkit.audio import AudioSegment
 from speechkit.runtime import IntegerNetwork, run_network
 from speechkit.runtime.front_end import IntegerFrontEnd, IntegerTables
 from speechkit.runtime.network import network_digest
-from speechkit.runtime.onnx_session import REWRITES, session_options
+from speechkit.runtime.onnx_session import session_arguments
 
 ENGINES = ("onnxruntime", "reference")
 
@@ -92,9 +92,7 @@ def open_session(onnx: bytes, network: IntegerNetwork) -> Any:
     except ImportError:
         raise ImportError("int8 bundles need onnxruntime: pip install 'speechkit[runtime]'") from None
     try:
-        session = onnxruntime.InferenceSession(
-            onnx, session_options(), providers=["CPUExecutionProvider"], disabled_optimizers=REWRITES
-        )
+        session = onnxruntime.InferenceSession(onnx, **session_arguments())
     except Exception as error:  # its errors have no class of their own
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model.int8.onnx cannot be read by onnxruntime {onnxruntime.__version__}: {reason}") from None

@@ -32,6 +32,7 @@ _TO_UINT8 = 128
 def export_network(network: IntegerNetwork, path: str | os.PathLike[str], *, input_name: str = "codes") -> None:
     """Writes a graph `codes` or `features` (batch, frames, F) -> `logits` float32 (batch, frames', V).
 
+    The utterances of a batch must be as long as each other: the graph knows no lengths, and would read padding as sound.
     An all-float network (`float_network`) becomes a float32 graph, and takes features.
 
     Args:
@@ -41,7 +42,7 @@ def export_network(network: IntegerNetwork, path: str | os.PathLike[str], *, inp
             other in the input domain, which the graph quantizes.
 
     Raises:
-        ValueError: another input.
+        ValueError: another input, or a layer that has no graph of the same codes.
         ImportError: onnx is not installed.
     """
     if input_name not in INPUTS:
@@ -62,7 +63,9 @@ def float_network(network: "QuantizedNetwork") -> IntegerNetwork:
 def network_model(network: IntegerNetwork, *, input_name: str) -> "onnx.ModelProto":
     """What `export_network` writes."""
     onnx = _import_onnx()
-    is_float = all(layer.is_float for layer in network.layers)
+    for layer in network.layers:
+        _check_layer(layer)
+    is_float = all(layer.is_float for layer in network.layers) and input_name == "features"
     graph = _Graph(onnx)
     kind = onnx.TensorProto.UINT8 if input_name == "codes" else onnx.TensorProto.FLOAT
     source = graph.node(
@@ -81,6 +84,13 @@ def network_model(network: IntegerNetwork, *, input_name: str) -> "onnx.ModelPro
         ),
         {"speechkit": speechkit.__version__, "network": network_digest(network)},
     )
+
+
+def _check_layer(layer: IntegerLayer) -> None:
+    if len(layer.inputs) > 1 and (any(layer.padding) or layer.groups > 1):
+        raise ValueError(f"{layer.name}: a layer of several inputs must have neither padding nor groups in ONNX.")
+    if layer.relu and layer.domain.zero_point != -_TO_UINT8 and not layer.is_float:
+        raise ValueError(f"{layer.name}: the zero point behind a ReLU must be -128, got {layer.domain.zero_point}.")
 
 
 def _add_layer(

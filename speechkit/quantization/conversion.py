@@ -26,8 +26,9 @@ _SUMS = (operator.add, torch.add, operator.iadd)
 _RELUS = (F.relu, torch.relu, "relu", "relu_")
 _ADVICE = (
     "an int8 network is made of convolutions, linear layers, batch norms, ReLU and sums of them, such as "
-    "SeparableConvEncoder; export other encoders to ONNX in float or with dynamic quantization"
+    "SeparableConvEncoder; other encoders stay in float, under torch"
 )
+_TENSOR_MODULES = (nn.Conv1d, nn.Linear, nn.ReLU, nn.Dropout, nn.Identity, nn.BatchNorm1d)
 
 
 class _Chain(nn.Module):
@@ -118,9 +119,15 @@ def quantized_network(
 
 def _read(node: fx.Node, values: dict[fx.Node, Any], reader: _Reader) -> Any:
     """What a node gives: a tensor (its number, or pending), or None for lengths."""
+    sources = [values.get(argument) for argument in node.all_input_nodes]
+    if all(source is None for source in sources):
+        return None  # of lengths
     source = values.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
     module = reader.modules[str(node.target)] if node.op == "call_module" else None
-    if node.target is operator.getitem:
+    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+    if node.kwargs and (module is not None or node.target in _SUMS):
+        raise ValueError(f"{what} ({node.name}): {', '.join(node.kwargs)}= has no int8 form here: {_ADVICE}.")
+    if node.target is operator.getitem and node.args[1] in (0, 1) and _gives_a_pair(node.args[0], reader):
         return reader.branched(source, node) if node.args[1] == 0 else None
     if module is not None and linear_map(module) is not None:
         return _read_convolution(str(node.target), module, source, reader)
@@ -140,10 +147,12 @@ def _read(node: fx.Node, values: dict[fx.Node, Any], reader: _Reader) -> Any:
         terms = [values.get(term) for term in node.args]
         if all(_is_open(term, node, place) and _is_plain(term) for place, term in enumerate(terms)):
             return _joined(terms)
-    elif source is None and node.op == "call_method":
-        return None
-    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
     raise ValueError(f"{what} ({node.name}) has no int8 form here: {_ADVICE}.")
+
+
+def _gives_a_pair(node: fx.Node, reader: _Reader) -> bool:
+    """Values and lengths: what sequence modules give. A tensor of its own would be sliced."""
+    return node.op == "call_module" and not isinstance(reader.modules[str(node.target)], _TENSOR_MODULES)
 
 
 def _read_convolution(name: str, module: nn.Module, source: Any, reader: _Reader) -> _Pending:

@@ -12,6 +12,7 @@ its property `linear_map`) and a module with running statistics are one node eac
 """
 
 import copy
+import itertools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,7 +56,7 @@ def linear_map(module: nn.Module) -> Any:
 
 
 def fold_conv_bn(graph: fx.GraphModule) -> fx.GraphModule:
-    """Folds each batch norm into the convolution or linear layer before it, if that feeds nothing else.
+    """Folds each batch norm in evaluation into the convolution or linear layer before it, if that feeds nothing else.
 
     With W and b of the layer: W gamma / sqrt(var + eps) and (b - mean) gamma / sqrt(var + eps) + beta (Jacob et al.
     2018, arXiv 1712.05877, section 3.2), computed in float64. All paddings fold, for a padded zero stays one. A linear
@@ -72,11 +73,13 @@ def fold_conv_bn(graph: fx.GraphModule) -> fx.GraphModule:
         norm = modules.get(norm_node.target) if norm_node.op == "call_module" else None
         if norm is None or not _is_norm(norm) or norm.running_mean is None:
             continue
-        source = norm_node.args[0]
+        source = norm_node.all_input_nodes[0]
         layer_node = source.args[0] if source.target is operator.getitem else source
         layer = modules.get(layer_node.target) if layer_node.op == "call_module" else None
         inner = None if layer is None else linear_map(layer)
-        if inner is None or len(source.users) > 1 or _num_calls(graph, layer_node.target) > 1:
+        if inner is None or norm.training or _num_calls(graph, layer_node.target) > 1:
+            continue
+        if any(len(node.users) > 1 for node in _firsts(layer_node) or [layer_node]) or len(_firsts(layer_node)) > 1:
             continue
         weight, bias = folded_weights(inner, norm)
         inner.weight = nn.Parameter(weight)
@@ -119,14 +122,17 @@ def insert_fake_quant(graph: fx.GraphModule, make: Callable[[str, nn.Module], nn
         make: (name, module) -> what to put behind it, or None. It sees the first output where there are several.
     """
     graph = copy.deepcopy(graph)
+    quantizers = {name: make(name, module) for name, module in _called_modules(graph)}
+    names: dict[str, str] = {}  # of the modules -> of what stands behind them, once, wherever they are called
     for node in list(graph.graph.nodes):
-        quantizer = make(str(node.target), graph.get_submodule(node.target)) if node.op == "call_module" else None
+        quantizer = quantizers.get(str(node.target)) if node.op == "call_module" else None
         if quantizer is None:
             continue
-        firsts = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
-        for place in firsts or [node]:
-            name = f"{node.target}_fake_quantized".replace(".", "_")
-            graph.add_submodule(name, quantizer)
+        if node.target not in names:
+            names[node.target] = _free_name(graph, f"{node.target}_fake_quantized".replace(".", "_"))
+            graph.add_submodule(names[node.target], quantizer)
+        name = names[node.target]
+        for place in _firsts(node) or [node]:
             with graph.graph.inserting_after(place):
                 inserted = graph.graph.call_module(name, (place,))
             place.replace_all_uses_with(inserted, delete_user_cb=lambda user, own=inserted: user is not own)
@@ -139,9 +145,20 @@ def strip(graph: fx.GraphModule, kind: type[nn.Module] | tuple[type[nn.Module], 
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
         if node.op == "call_module" and isinstance(modules[node.target], kind):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
             graph.graph.erase_node(node)
     return _finished(graph)
+
+
+def _firsts(node: fx.Node) -> list[fx.Node]:
+    """The nodes that take the first of what a node gives."""
+    return [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
+
+
+def _free_name(graph: fx.GraphModule, name: str) -> str:
+    taken = dict(graph.named_modules())
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
 
 def _finished(graph: fx.GraphModule) -> fx.GraphModule:

@@ -188,7 +188,7 @@ class QuantizedConv(nn.Module):
         largest = matrix.detach().abs().amax(dim=1).clamp(min=1e-30)
         step = largest * self.log_clip.exp() / self._largest_step
         step = torch.maximum(step, self._bias().detach().abs() / (scales[0].detach() * _LARGEST_BIAS))
-        whole = _rounded(matrix / step[:, None], -self._largest_step, self._largest_step)
+        whole = rounded(matrix / step[:, None], -self._largest_step, self._largest_step)
         sizes = [part.weight[0].numel() for part in self.parts]
         pieces = whole.split(sizes, dim=1)
         return [piece.view_as(part.weight) for piece, part in zip(pieces, self.parts, strict=True)], step
@@ -211,7 +211,7 @@ class QuantizedConv(nn.Module):
             ratio = self._live_sum(inputs, lengths, frames, scale)
         else:
             ratio = self._whole_sum(inputs, lengths, scale)
-        return Activation(_rounded(ratio, low, high), scale), frames
+        return Activation(rounded(ratio, low, high), scale), frames
 
     def _float_sum(self, inputs: list[Activation], lengths: Tensor) -> Tensor:
         total: Any = 0.0
@@ -238,7 +238,7 @@ class QuantizedConv(nn.Module):
     def _whole_sum(self, inputs: list[Activation], lengths: Tensor, scale: Tensor) -> Tensor:
         """The sum in units of the output's scale, exactly as `IntegerLayer` defines it."""
         weights, step = self.whole_weights([x.scale for x in inputs])
-        bias = _rounded(self._bias() / (inputs[0].scale * step))
+        bias = rounded(self._bias() / (inputs[0].scale * step))
         dtype = (
             torch.float32 if self.training or self._largest_sum(weights, bias) < _EXACT_IN_FLOAT32 else torch.float64
         )
@@ -262,7 +262,7 @@ class QuantizedConv(nn.Module):
     def to_integer(self, inputs: tuple[int, ...], scales: list[Tensor]) -> IntegerLayer:
         """Its description for other executors; several parts become one matrix over their channels side by side."""
         weights, step = self.whole_weights(scales)
-        bias = _rounded(self._bias() / (scales[0] * step)).to(torch.int32)
+        bias = rounded(self._bias() / (scales[0] * step)).to(torch.int32)
         multiplier = scales[0] * step / self.scale
         weight = torch.cat(weights, dim=1).to(torch.int8)
         if self.is_float:
@@ -283,7 +283,7 @@ class QuantizedConv(nn.Module):
         )
 
 
-def _rounded(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+def rounded(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
     """The nearest whole number, ties to even, within [low, high]; gradients pass inside and are 0 outside."""
     result: Tensor = _Round.apply(x, low, high)
     return result

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from speechkit.quantization.qparams import QParams
-from speechkit.quantization.quantized_conv import MODES, Activation, QuantizedConv
+from speechkit.quantization.quantized_conv import MODES, Activation, QuantizedConv, rounded
 from speechkit.runtime import Domain, IntegerNetwork
 
 
@@ -95,7 +95,11 @@ class QuantizedNetwork(nn.Module):
     def activations(self, x: Tensor, lengths: Tensor) -> tuple[list[Activation], list[Tensor]]:
         """Every tensor (B, C, T) with its frames (B,), the input first."""
         scale = x.new_tensor(self.qparams.scale)
-        tensors = [Activation((x / scale).transpose(1, 2), scale)]
+        steps = (x / scale).transpose(1, 2)
+        if any(layer.mode == "quantize" for layer in self.layers):  # what callbacks made of the codes has codes too
+            zero_point = float(self.qparams.zero_point)
+            steps = rounded(steps, -128.0 - zero_point, 127.0 - zero_point)
+        tensors = [Activation(steps, scale)]
         frames = [lengths]
         for layer, numbers in zip(self.layers, self.inputs, strict=True):
             output, out_frames = layer([tensors[number] for number in numbers], frames[numbers[0]])

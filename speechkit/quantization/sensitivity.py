@@ -60,19 +60,16 @@ def measure_layers(
         The input, then each layer.
     """
     reference = [_logits(network, batch) for batch in _in_float(network, batches)]
-    values = _layer_values(network, batches)
-    scale, zero_point = network.qparams.scale, network.qparams.zero_point
-    assert isinstance(scale, float)
-    assert isinstance(zero_point, int)
-    rows = [_report("input", values[0], scale, zero_point, math.inf, None)]
-    for layer, found in zip(network.layers, values[1:], strict=True):
+    ranges = _measure_ranges(network, batches)
+    rows = [ranges.report(0, "input", math.inf, None)]
+    for place, layer in enumerate(network.layers, start=1):
         with network.only_quantized(layer.name):
             noisy = [_logits(network, batch) for batch in batches]
             errors = None if word_error_rate is None else word_error_rate()
         signal = sum(float(x.double().square().sum()) for x in reference)
         noise = sum(float((x - y).double().square().sum()) for x, y in zip(reference, noisy, strict=True))
         snr_db = 10 * math.log10(signal / noise) if noise else math.inf
-        rows.append(_report(layer.name, found, float(layer.scale), layer.zero_point, snr_db, errors))
+        rows.append(ranges.report(place, layer.name, snr_db, errors))
     return rows
 
 
@@ -131,22 +128,49 @@ def _logits(network: QuantizedNetwork, batch: Features) -> Tensor:
     return logits[length_mask(frames, logits.shape[1])]
 
 
-def _layer_values(network: QuantizedNetwork, batches: Sequence[Features]) -> list[Tensor]:
-    """All values of each tensor in float, flat."""
-    found: list[list[Tensor]] = [[] for _ in range(len(network.layers) + 1)]
+class _Ranges:
+    """Of the values of each tensor in float: least, largest, and how many lie beyond its domain."""
+
+    def __init__(self, domains: Sequence[tuple[float, int]]) -> None:
+        self.domains = domains
+        self.smallest = [math.inf] * len(domains)
+        self.largest = [-math.inf] * len(domains)
+        self.clipped, self.count = [0] * len(domains), [0] * len(domains)
+
+    def add(self, place: int, values: Tensor) -> None:
+        if values.numel() == 0:
+            return
+        scale, zero_point = self.domains[place]
+        low, high = scale * (-128 - zero_point), scale * (127 - zero_point)
+        self.smallest[place] = min(self.smallest[place], float(values.min()))
+        self.largest[place] = max(self.largest[place], float(values.max()))
+        self.clipped[place] += int(((values < low - scale / 2) | (values > high + scale / 2)).sum())
+        self.count[place] += values.numel()
+
+    def report(self, place: int, name: str, snr_db: float, errors: float | None) -> LayerReport:
+        scale, zero_point = self.domains[place]
+        return LayerReport(
+            name,
+            scale * (-128 - zero_point),
+            scale * (127 - zero_point),
+            scale,
+            zero_point,
+            self.smallest[place],
+            self.largest[place],
+            self.clipped[place] / max(1, self.count[place]),
+            snr_db,
+            errors,
+        )
+
+
+def _measure_ranges(network: QuantizedNetwork, batches: Sequence[Features]) -> _Ranges:
+    scale, zero_point = network.qparams.scale, network.qparams.zero_point
+    assert isinstance(scale, float)
+    assert isinstance(zero_point, int)
+    ranges = _Ranges([(scale, zero_point), *((float(layer.scale), layer.zero_point) for layer in network.layers)])
     for batch in _in_float(network, batches):
         activations, frames = network.activations(*batch)
         for place, (activation, count) in enumerate(zip(activations, frames, strict=True)):
             values = (activation.steps * activation.scale).transpose(1, 2)
-            found[place].append(values[length_mask(count, values.shape[1])].flatten())
-    return [torch.cat(parts) for parts in found]
-
-
-def _report(
-    name: str, values: Tensor, scale: float, zero_point: int, snr_db: float, errors: float | None
-) -> LayerReport:
-    low, high = scale * (-128 - zero_point), scale * (127 - zero_point)
-    clipped = ((values < low - scale / 2) | (values > high + scale / 2)).float().mean()
-    return LayerReport(
-        name, low, high, scale, zero_point, float(values.min()), float(values.max()), float(clipped), snr_db, errors
-    )
+            ranges.add(place, values[length_mask(count, values.shape[1])])
+    return ranges

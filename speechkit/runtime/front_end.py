@@ -76,6 +76,27 @@ class IntegerTables:
     multiplier: np.ndarray
     offset: np.ndarray
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where sizes or ranges do not fit each other."""
+        num_filters, num_features = len(self.filter_start), len(self.offset)
+        ends = self.filter_start + self.filter_length if len(self.filter_length) == num_filters else np.array([-1])
+        for name, is_met in {
+            "frame_length": 0 < self.frame_length <= self.fft_length,
+            "hop_length": self.hop_length > 0,
+            "twiddle_bits": 0 < self.twiddle_bits < 32,
+            "shift": 0 <= self.shift < 63,
+            "code_min": -128 <= self.code_min < self.code_max <= 127,
+            "window": self.window.shape == (self.frame_length,),
+            "cosine": self.cosine.shape == (self.fft_length,),
+            "filter_start": num_filters > 0 and self.filter_start.min() >= 0 and ends.max() <= self.fft_length // 2 + 1,
+            "filter_length": len(self.filter_length) == num_filters and self.filter_length.min() >= 0,
+            "filter_weight": self.filter_weight.shape == (int(self.filter_length.sum()),),
+            "log_table": self.log_table.shape == (257,),
+            "multiplier": self.multiplier.shape == (num_filters, num_features),
+        }.items():
+            if not is_met:
+                raise ValueError(f"front end: `{name}` does not fit the other tables.")
+
 
 def dft_tables(tables: IntegerTables) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and negative sines of every frame sample and bin, float64 (frame_length, fft_length // 2 + 1)."""

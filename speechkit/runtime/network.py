@@ -183,6 +183,8 @@ def network_to_files(network: IntegerNetwork) -> tuple[dict[str, Any], dict[str,
 
 def network_from_files(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> IntegerNetwork:
     """Raises ValueError for another format, a missing field or array, or layers that do not fit each other."""
+    if not isinstance(description, Mapping):
+        raise ValueError(f"integer network: must be a description, got {description!r}.")
     if description.get("format") != FORMAT:
         raise ValueError(f"integer network: format must be {FORMAT}, got {description.get('format')!r}.")
     try:
@@ -224,7 +226,7 @@ def unpack_arrays(content: bytes) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return dict(archive)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"qparams.npz is damaged ({error})") from None
 
 

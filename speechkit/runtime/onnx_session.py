@@ -15,6 +15,15 @@ REWRITES = ["WeightBiasQuantization"]  # optimizers that would make layers int8 
 _EXACT = "session.x64quantprecision"
 
 
+def session_arguments(num_threads: int = 1) -> dict[str, Any]:
+    """Of `onnxruntime.InferenceSession`, beside the model, for int8 graphs and those that leave layers in float."""
+    return {
+        "sess_options": session_options(num_threads),
+        "providers": ["CPUExecutionProvider"],
+        "disabled_optimizers": REWRITES,
+    }
+
+
 def session_options(num_threads: int = 1) -> Any:
     """`onnxruntime.SessionOptions` for int8 graphs; layers so small lose time with more than one thread.
 

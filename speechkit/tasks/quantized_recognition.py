@@ -1,6 +1,7 @@
 """Recognition with quantized weights and activations: quantization-aware training of a float bundle."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -69,5 +70,26 @@ class QuantizedRecognition(Recognition):
             weight_decay=weight_decay,
             warmup_fraction=warmup_fraction,
         )
+        self._origin = {
+            "bundle": parts.bundle.digest(),
+            "weight_bits": weight_bits,
+            "float_layers": list(float_layers),
+        }
         self.head: nn.Module = _Logits()  # type: ignore[assignment]
         object.__setattr__(self, "parts", parts)  # its float modules are no part of this task's state
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says what the weights began as: a network alone does not tell to which front end it belongs."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["quantized_from"] = self._origin
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError for a checkpoint of another float bundle, or of another number of bits."""
+        super().on_load_checkpoint(checkpoint)
+        theirs = checkpoint.get("quantized_from", {})
+        for name, value in self._origin.items():
+            if theirs.get(name) != value:
+                raise ValueError(
+                    f"--ckpt: the checkpoint has another {name}, {theirs.get(name, 'unknown')} and not {value}; "
+                    "begin a new run, in another folder"
+                )

@@ -70,10 +70,8 @@ def _batches(passages: Sequence[Passage]) -> Iterator[list[int]]:
     """Places of passages of like length."""
     batch: list[int] = []
     for place in sorted(range(len(passages)), key=lambda place: len(passages[place].logits)):
-        if (
-            batch
-            and (len(batch) + 1) * passages[place].logits.shape[0] * passages[place].logits.shape[1] > _MOST_LOGITS
-        ):
+        frames, num_symbols = passages[place].logits.shape
+        if batch and (len(batch) + 1) * frames * num_symbols > _MOST_LOGITS:
             yield batch
             batch = []
         batch.append(place)

@@ -16,7 +16,7 @@ from speechkit.quantization import UNIT_VARIANCE
 from speechkit.quantization.conversion import quantized_network
 from speechkit.quantization.quantized_network import QuantizedNetwork
 from speechkit.runtime import run_layers, run_network
-from speechkit.runtime.onnx_session import session_options
+from speechkit.runtime.onnx_session import session_arguments
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -56,7 +56,7 @@ def test_every_layer_gives_the_codes_of_the_reference(network: QuantizedNetwork,
     names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
     for name in names:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), session_options())
+    session = onnxruntime.InferenceSession(model.SerializeToString(), **session_arguments())
     outputs = session.run(names, {"codes": as_uint8(codes)[None]})
     for found, expected in zip(outputs, run_layers(integer, codes)[1:], strict=True):
         assert np.array_equal(found[0, :, 0].T, as_uint8(expected))
@@ -83,7 +83,7 @@ def test_a_missing_pair_is_found(network: QuantizedNetwork) -> None:
 def test_features_are_quantized_in_the_graph(network: QuantizedNetwork, codes: np.ndarray, tmp_path: Path) -> None:
     integer = network.to_integer()
     export_network(integer, tmp_path / "model.onnx", input_name="features")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", session_options())
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", **session_arguments())
     (logits,) = session.run(None, {"features": integer.domain.values(codes)[None]})
     assert np.array_equal(logits[0], run_network(integer, codes))
 

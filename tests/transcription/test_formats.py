@@ -49,9 +49,5 @@ def test_subtitles_are_short() -> None:
 def test_a_short_subtitle_stays_until_the_next_one_or_the_end() -> None:
     words = (Word("one", 1.0, 1.02, 1.0), Word("two", 1.9, 1.92, 1.0), Word("three", 4.0, 4.02, 1.0))
     vtt = FORMATS["vtt"]("x", Transcript((Segment("one two three", 0.0, 4.5, words),), 4.5))
-    times = [line.split(" --> ") for line in vtt.split("\n") if "-->" in line]
-    assert times == [
-        ["00:00:01.000", "00:00:01.900"],
-        ["00:00:01.900", "00:00:02.900"],
-        ["00:00:04.000", "00:00:04.500"],
-    ]
+    times = [line.replace("00:00:0", "") for line in vtt.split("\n") if "-->" in line]
+    assert times == ["1.000 --> 1.900", "1.900 --> 2.900", "4.000 --> 4.500"]
