@@ -1,5 +1,6 @@
 """A float bundle and recordings -> an int8 bundle, by calibration alone or with training that knows the rounding."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,12 +14,15 @@ import speechkit
 from speechkit.audio import load_audio
 from speechkit.bundle_files import read_bundle_files
 from speechkit.data import Utterance, read_utterances
+from speechkit.decoding import count_errors, greedy_decode
 from speechkit.export.onnx_network import network_model
 from speechkit.integer_bundle import IntegerBundle, save_integer_bundle
 from speechkit.parts import describe
 from speechkit.pipelines.recipes import find_recipe
 from speechkit.quantization.quantized_network import QuantizedNetwork
+from speechkit.quantization.sensitivity import LayerReport, measure_layers
 from speechkit.quantized_parts import QuantizedParts, quantized_parts
+from speechkit.text import normalize_text
 
 _BATCH_SECONDS = 60.0
 _QUIETEST = 1e-6  # of full scale, from the least sample to the largest: what never passes it is silence
@@ -70,6 +74,7 @@ def quantize(
     if recipe is not None:
         from speechkit.pipelines.checkpoints import checkpoint_to_resume
 
+        find_recipe(recipe, "quantize", option="--qat")
         checkpoint = checkpoint_to_resume(resume_from, Path(f"{out}.run"))
         for override in overrides:
             if (name := override.lstrip("-").partition("=")[0].removeprefix("model.")) in settings:
@@ -112,7 +117,9 @@ def train_quantized(
     from speechkit.tasks import QuantizedRecognition
 
     defaults = trainer_defaults(folder, checkpoint_every_n_steps=200)
-    cli = parse(QuantizedRecognition, [find_recipe(recipe, "quantize")], overrides, trainer_defaults=defaults)
+    cli = parse(
+        QuantizedRecognition, [find_recipe(recipe, "quantize", option="--qat")], overrides, trainer_defaults=defaults
+    )
     prepare(cli)
     task: Any = cli.model
     task.encoder.load_state_dict(network.state_dict())
@@ -179,6 +186,38 @@ def waveform_batches(utterances: Sequence[Utterance], sample_rate_hz: int) -> It
             waiting.append(piece)
     if waiting:
         yield batch()
+
+
+def measure(
+    parts: QuantizedParts, utterances: Sequence[Utterance], *, most_seconds: float = 600.0
+) -> list[LayerReport]:
+    """Domains, clipping and what each layer costs on recordings: in SNR, and in word errors where they have texts.
+
+    Args:
+        parts: calibrated.
+        utterances: as many of them are taken as make up the seconds.
+        most_seconds: of audio.
+
+    Raises:
+        AudioError: a recording that cannot be read.
+    """
+    batches, seconds, rows = [], 0.0, 0
+    for waveform, lengths in waveform_batches(utterances, parts.front_end.sample_rate_hz):
+        batches.append(parts.front_end(waveform, lengths))
+        seconds, rows = seconds + float(lengths.sum()) / parts.front_end.sample_rate_hz, rows + len(lengths)
+        if seconds >= most_seconds:
+            break
+    texts = [normalize_text(item.text or "").split() for item in utterances[:rows]]
+    whole = all((item.duration_seconds or math.inf) <= _BATCH_SECONDS for item in utterances[:rows])
+    tokenizer = parts.bundle.tokenizer
+    assert tokenizer is not None
+
+    def word_error_rate(outputs: Sequence[tuple[Tensor, Tensor]]) -> float:
+        heard = [tokenizer.decode(labels).split() for output in outputs for labels in greedy_decode(*output)]
+        errors = sum(count_errors(text, words).errors for text, words in zip(texts, heard, strict=True))
+        return 100.0 * errors / sum(map(len, texts))
+
+    return measure_layers(parts.network, batches, word_error_rate=word_error_rate if whole and all(texts) else None)
 
 
 def integer_bundle(parts: QuantizedParts, how: str) -> IntegerBundle:

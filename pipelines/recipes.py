@@ -20,23 +20,29 @@ def list_recipes() -> dict[str, list[Path]]:
     return {folder.name: sorted(folder.glob("*.yaml")) for folder in folders}
 
 
-def find_recipe(name: str, command: str | None = None) -> Path:
+def find_recipe(name: str, command: str | None = None, *, option: str = "--config") -> Path:
     """A file as it is, or the recipe of that name.
+
+    Args:
+        name: of a file or a recipe.
+        command: whose recipes are looked through, and what is laid over those of training; all if none.
+        option: by which it was asked for, for messages.
 
     Raises:
         ValueError: neither a file nor a recipe; the message lists the recipes.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
-            raise ValueError(f"--config {name}: no such file")
+            raise ValueError(f"{option} {name}: no such file")
         return Path(name)
     recipes = list_recipes()
-    candidates = [path for key, paths in recipes.items() if command in (None, key) or key == OVERLAY for path in paths]
+    wanted = recipes if command is None else [command, *([OVERLAY] if command in ("pretrain", "finetune") else [])]
+    candidates = [path for key, paths in recipes.items() if key in wanted for path in paths]
     for path in candidates:
         if path.stem == name:
             return path
     known = ", ".join(path.stem for path in candidates)
-    raise ValueError(f"--config {name}: no such recipe; there are: {known}")
+    raise ValueError(f"{option} {name}: no such recipe; there are: {known}")
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

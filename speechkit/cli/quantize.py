@@ -2,8 +2,11 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from speechkit.cli.bundle_arguments import add_bundle_arguments
+
+_PICTURES = (".png", ".svg", ".pdf")
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
@@ -31,7 +34,9 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--float-layers", nargs="+", default=[], metavar="NAME", help="layers whose weights stay in float"
     )
-    parser.add_argument("--table", action="store_true", help="print every domain, its clipping and each layer's SNR")
+    parser.add_argument(
+        "--table", action="store_true", help="print every domain, its clipping, and what each layer costs"
+    )
     parser.add_argument("--plot", metavar="FILE", help="draw the same (.png, .svg)")
     add_bundle_arguments(parser, device=False)
     parser.set_defaults(run=_run, overrides=[])
@@ -41,12 +46,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from speechkit.data.manifest import expand_path, read_utterances
-    from speechkit.pipelines.quantize import quantize, waveform_batches
+    from speechkit.pipelines.quantize import measure, quantize
 
     if arguments.overrides and arguments.qat is None:
         raise ValueError(f"unrecognized arguments without --qat: {' '.join(arguments.overrides)}")
     if arguments.ckpt is not None and arguments.qat is None:
         raise ValueError("--ckpt is for a training, and --qat names none")
+    if arguments.plot and Path(arguments.plot).suffix not in _PICTURES:
+        raise ValueError(f"--plot must end in {' or '.join(_PICTURES)}, got {arguments.plot}")
     calibration = expand_path(arguments.calibration)
     with tqdm(unit=" s audio", disable=not sys.stderr.isatty()) as bar:
         parts = quantize(
@@ -67,10 +74,9 @@ def _run(arguments: argparse.Namespace) -> int:
         f"{network.multiply_adds()} multiply-adds for a frame of {network.stride} input frames"
     )
     if arguments.table or arguments.plot:
-        from speechkit.quantization.sensitivity import layer_table, measure_layers, plot_layers
+        from speechkit.quantization.sensitivity import layer_table, plot_layers
 
-        batches = waveform_batches(read_utterances(calibration)[:100], parts.front_end.sample_rate_hz)
-        rows = measure_layers(parts.network, [parts.front_end(*batch) for batch in batches])
+        rows = measure(parts, read_utterances(calibration))
         if arguments.table:
             print(layer_table(rows))
         if arguments.plot:

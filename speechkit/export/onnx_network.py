@@ -32,8 +32,8 @@ _TO_UINT8 = 128
 def export_network(network: IntegerNetwork, path: str | os.PathLike[str], *, input_name: str = "codes") -> None:
     """Writes a graph `codes` or `features` (batch, frames, F) -> `logits` float32 (batch, frames', V).
 
-    The utterances of a batch must be as long as each other: the graph knows no lengths, and would read padding as sound.
-    An all-float network (`float_network`) becomes a float32 graph, and takes features.
+    The utterances of a batch must be of one length: the graph knows no lengths, and would read padding as sound. An
+    all-float network (`float_network`) becomes a float32 graph, and takes features.
 
     Args:
         network: the layers.

@@ -47,25 +47,26 @@ def measure_layers(
     network: QuantizedNetwork,
     batches: Sequence[Features],
     *,
-    word_error_rate: Callable[[], float] | None = None,
+    word_error_rate: Callable[[Sequence[Features]], float] | None = None,
 ) -> list[LayerReport]:
     """Measures a calibrated network; it is left as it was.
 
     Args:
         network: calibrated.
         batches: values of the input domain, and frames.
-        word_error_rate: called while only one layer is quantized; gives the network's in percent.
+        word_error_rate: logits (B, T', V) and frames of each batch -> word error rate in percent.
 
     Returns:
         The input, then each layer.
     """
-    reference = [_logits(network, batch) for batch in _in_float(network, batches)]
+    reference = [_real_frames(*network(*batch)) for batch in _in_float(network, batches)]
     ranges = _measure_ranges(network, batches)
     rows = [ranges.report(0, "input", math.inf, None)]
     for place, layer in enumerate(network.layers, start=1):
         with network.only_quantized(layer.name):
-            noisy = [_logits(network, batch) for batch in batches]
-            errors = None if word_error_rate is None else word_error_rate()
+            outputs = [network(*batch) for batch in batches]
+        noisy = [_real_frames(*output) for output in outputs]
+        errors = None if word_error_rate is None else word_error_rate(outputs)
         signal = sum(float(x.double().square().sum()) for x in reference)
         noise = sum(float((x - y).double().square().sum()) for x, y in zip(reference, noisy, strict=True))
         snr_db = 10 * math.log10(signal / noise) if noise else math.inf
@@ -122,9 +123,8 @@ def _in_float(network: QuantizedNetwork, batches: Sequence[Features]) -> Any:
         yield from batches
 
 
-def _logits(network: QuantizedNetwork, batch: Features) -> Tensor:
+def _real_frames(logits: Tensor, frames: Tensor) -> Tensor:
     """(frames of all utterances, V)."""
-    logits, frames = network(*batch)
     return logits[length_mask(frames, logits.shape[1])]
 
 

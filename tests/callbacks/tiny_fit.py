@@ -56,9 +56,11 @@ def tiny_batch() -> SpeechBatch:
     )
 
 
-def fit(*callbacks: lightning.Callback, steps: int = 8, **options: Any) -> tuple[Recognition, Recorded]:
+def fit(
+    *callbacks: lightning.Callback, steps: int = 8, task: Recognition | None = None, **options: Any
+) -> tuple[Recognition, Recorded]:
     """Trains, and says what happened."""
-    task, recorded = tiny_task(), Recorded()
+    task, recorded = task or tiny_task(), Recorded()
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=steps,

@@ -21,7 +21,7 @@ from speechkit.features import MFB, FrontEnd, GlobalCMVN
 from speechkit.heads import CTCHead
 from speechkit.integer_bundle import load_integer_bundle
 from speechkit.integer_model import IntegerModel
-from speechkit.pipelines.quantize import quantize, waveform_batches
+from speechkit.pipelines.quantize import measure, quantize, waveform_batches
 from speechkit.text import WordTokenizer
 
 RATE = 8000
@@ -222,6 +222,41 @@ data:
     assert len(load_integer_bundle(tmp_path / "after").network.layers) == len(
         load_integer_bundle(tmp_path / "before").network.layers
     )
+    torch.manual_seed(7)
+    encoder = SeparableConvEncoder(input_dim=20, channels=12, kernel_sizes=(5,), output_dim=16)
+    retrained = save(tmp_path / "retrained", encoder)
+    for bundle, bits, reason in (
+        (retrained, 8, "another bundle"),
+        (float_bundle, 4, "another weight_bits, 8 and not 4"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            quantize(
+                bundle, recordings, tmp_path / "after", recipe=str(recipe), weight_bits=bits, resume_from="last",
+                overrides=["trainer.max_epochs=3"],
+            )  # fmt: skip
+
+
+def test_recordings_without_a_frame_are_no_calibration(float_bundle: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "click.wav", np.ones(20) * np.arange(20) / 100, RATE)
+    (tmp_path / "one.jsonl").write_text(json.dumps({"audio_filepath": "click.wav"}) + "\n")
+    with pytest.raises(ValueError, match="too short: none of them holds a frame"):
+        quantize(float_bundle, tmp_path / "one.jsonl", tmp_path / "out")
+
+
+def test_what_each_layer_costs_in_words(
+    float_bundle: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = measure(quantize(float_bundle, recordings, tmp_path / "out"), read_utterances(recordings))
+    assert all(0.0 <= row.word_error_rate <= 200.0 for row in rows[1:])  # type: ignore[operator]
+    textless = recordings.with_name("textless.jsonl")
+    textless.write_text(recordings.read_text().replace(', "text": "yes"', ""))
+    rows = measure(quantize(float_bundle, textless, tmp_path / "other"), read_utterances(textless))
+    assert [row.word_error_rate for row in rows] == [None] * len(rows)
+    wrong = {"--plot must end in .png": ["--plot", "x.foo"], "--qat few_labels: no such": ["--qat", "few_labels"]}
+    for message, options in wrong.items():
+        arguments = ["quantize", str(float_bundle), "--calibration", str(recordings), "-o", str(tmp_path / "third")]
+        assert main([*arguments, *options]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

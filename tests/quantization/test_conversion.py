@@ -1,5 +1,6 @@
 """What is read of a graph: what computes another network is refused, what has no name of its own gets one."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,8 @@ from speechkit.quantization import UNIT_VARIANCE
 from speechkit.quantization.conversion import quantized_network
 from speechkit.quantization.quantized_network import QuantizedNetwork
 from speechkit.runtime import IntegerNetwork, run_network
+
+network_model = pytest.importorskip("speechkit.export.onnx_network").network_model
 
 
 class Encoder(nn.Module):
@@ -48,8 +51,6 @@ def converted(encoder: nn.Module) -> QuantizedNetwork:
 def codes_differ(network: QuantizedNetwork) -> int:
     """Between ONNX Runtime, as bundles run it, and numpy."""
     pytest.importorskip("onnxruntime")
-    from speechkit.export.onnx_network import network_model
-
     integer = network.to_integer()
     codes = np.random.default_rng(0).integers(-128, 128, (50, 6), dtype=np.int8)
     session = open_session(network_model(integer, input_name="codes").SerializeToString(), integer)
@@ -73,6 +74,48 @@ def test_float_layers_stay_in_float_under_onnx_runtime(float_layers: list[str]) 
     network = converted(residual())
     network.set_float_layers(float_layers)
     assert codes_differ(network) == 0
+
+
+def test_all_layers_may_stay_in_float() -> None:
+    network = converted(residual())
+    network.set_float_layers([layer.name for layer in network.layers])
+    integer = network.to_integer()
+    codes = np.random.default_rng(0).integers(-128, 128, (50, 6), dtype=np.int8)
+    model = network_model(integer, input_name="codes").SerializeToString()
+    (logits,) = open_session(model, integer).run(None, {"codes": as_uint8(codes)[None]})
+    step = integer.layers[-1].domain.scale
+    np.testing.assert_allclose(logits[0], run_network(integer, codes), atol=1.01 * step)
+
+
+def test_a_layer_of_several_inputs_with_padding_has_no_graph() -> None:
+    integer = converted(residual()).to_integer()
+    joined = next(layer for layer in integer.layers if len(layer.inputs) > 1)
+    layers = tuple(dataclasses.replace(layer, padding=(1, 0)) if layer is joined else layer for layer in integer.layers)
+    with pytest.raises(ValueError, match=f"{joined.name}: a layer of several inputs must have neither padding"):
+        network_model(dataclasses.replace(integer, layers=layers), input_name="codes")
+
+
+@pytest.mark.parametrize(
+    ("tail", "reason"),
+    [
+        (lambda y, x: torch.add(y, x, alpha=0.5), r"add \(add.*\): alpha= has no int8 form"),
+        (lambda y, x: y[:, :, ::2], r"getitem .* has no int8 form"),
+        (lambda y, x: y[0], r"getitem .* has no int8 form"),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused(tail: Callable[..., Tensor], reason: str) -> None:
+    def compute(self: Encoder, x: Tensor, lengths: Tensor) -> Tensor:
+        return tail(self.a(x, lengths)[0], self.b(x, lengths)[0])
+
+    with pytest.raises(ValueError, match=reason):
+        converted(Encoder(compute, a=conv(6, 8), b=conv(6, 8)))
+
+
+def test_lengths_may_be_computed_with() -> None:
+    def compute(self: Encoder, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.a(x, lengths + 0)[0]  # type: ignore[no-any-return]
+
+    assert codes_differ(converted(Encoder(compute, a=conv(6, 8, 3)))) == 0
 
 
 def test_tensors_of_a_sum_may_differ_in_width() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder, Wav2VecEncoder
+from speechkit.encoders.convolution import MaskedConv1d
 from speechkit.quantization.passes import fold_conv_bn, graph_table, insert_fake_quant, replace, strip, trace
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -95,6 +96,58 @@ def test_folding_of_encoders(build: Callable[[], nn.Module], dtype: torch.dtype)
     lengths = torch.tensor([x.shape[1], x.shape[1] // 2])
     tolerance = TOLERANCES[dtype]
     torch.testing.assert_close(folded(x, lengths)[0], encoder(x, lengths)[0], atol=tolerance, rtol=tolerance)
+
+
+class ReadTwice(nn.Module):
+    """A convolution that gives a pair, of which both its norm and a sum read the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = MaskedConv1d(4, 4, 3), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        pair = self.conv(x, lengths)
+        normed: Tensor = self.norm(input=pair[0])
+        return normed + pair[0]
+
+
+def test_what_is_read_elsewhere_too_is_not_folded() -> None:
+    module = shake(ReadTwice())
+    folded = fold_conv_bn(trace(module))
+    x, lengths = torch.randn(2, 4, 9), torch.tensor([9, 5])
+    torch.testing.assert_close(folded(x, lengths), module(x, lengths))
+    assert len(norms(folded)) == 1
+
+
+def test_a_norm_in_training_is_not_folded() -> None:
+    module = shake(nn.Sequential(nn.Conv1d(3, 3, 1), nn.BatchNorm1d(3)))
+    module[1].train()
+    assert len(norms(fold_conv_bn(trace(module)))) == 1
+
+
+def test_quantizers_of_like_names_and_of_a_module_called_twice() -> None:
+    class Like(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.a_b = nn.Sequential(), nn.Identity()
+            self.a.add_module("b", nn.Identity())
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.a_b(self.a.b(x) * 10.0)
+            return self.a_b(-y)  # type: ignore[no-any-return]
+
+    made = []
+
+    def limit(name: str, part: nn.Module) -> nn.Module:
+        made.append(name)
+        return nn.Hardtanh(-1.0, 1.0) if name == "a.b" else nn.Hardtanh(-5.0, 5.0)
+
+    graph = insert_fake_quant(trace(Like().eval()), limit)
+    assert graph(torch.tensor([3.0])).item() == -5.0
+    assert made == ["a.b", "a_b"]
+    again = insert_fake_quant(graph, lambda name, part: nn.Hardtanh(-2.0, 2.0) if name == "a_b" else None)
+    assert again(torch.tensor([3.0])).item() == -2.0
+    assert len([part for part in again.modules() if isinstance(part, nn.Hardtanh)]) == 3
 
 
 def test_folding_leaves_the_module_alone() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from speechkit.encoders import ConvGRUEncoder, ConvLSTMEncoder
 from speechkit.heads import CTCHead
 from speechkit.masking import length_mask
-from speechkit.quantization import UNIT_VARIANCE
+from speechkit.quantization import UNIT_VARIANCE, fake_quantize
 from speechkit.quantization.conversion import quantized_network
 from speechkit.quantization.quantized_network import QuantizedNetwork
 from speechkit.quantization.sensitivity import layer_table, measure_layers
@@ -47,6 +47,19 @@ def test_in_float_it_is_encoder_and_head(parts: tuple[nn.Module, nn.Module]) -> 
 
 def test_it_is_the_integer_network_code_for_code(network: QuantizedNetwork) -> None:
     assert differences(network) == 0
+
+
+def test_input_that_callbacks_moved_off_its_codes_is_rounded_and_clipped(network: QuantizedNetwork) -> None:
+    x, lengths = speech(3)
+    scale = UNIT_VARIANCE.scale
+    moved = x + 0.4 * scale * torch.rand(x.shape) + 1000.0 * (x > 1.5)
+    (found, _), (expected, _) = (
+        network.activations(each, lengths) for each in (moved, fake_quantize(moved, UNIT_VARIANCE))
+    )
+    assert all(torch.equal(one.steps, other.steps) for one, other in zip(found, expected, strict=True))
+    assert torch.equal(found[0].steps, found[0].steps.round())
+    network.set_mode("float")
+    assert not torch.equal(network.activations(moved, lengths)[0][0].steps, found[0].steps)
 
 
 @pytest.mark.parametrize("bits", [4, 6])
@@ -135,7 +148,7 @@ def test_a_batch_without_frames(network: QuantizedNetwork) -> None:
 
 
 def test_the_most_sensitive_layer_is_marked(network: QuantizedNetwork) -> None:
-    rows = measure_layers(network, [speech(3)], word_error_rate=lambda: 12.5)
+    rows = measure_layers(network, [speech(3)], word_error_rate=lambda outputs: 12.5 * len(outputs))
     assert [row.name for row in rows[1:]] == [layer.name for layer in network.layers]
     assert all(20 < row.snr_db < 80 for row in rows[1:])
     table = layer_table(rows)

@@ -2,8 +2,8 @@
  * From the 32-bit sum of a layer to its int8 code: clamp(rint((float)sum * multiplier) + zero_point, lowest, 127).
  *
  * The sum is rounded to float, the product once more, and both, as rint, to the nearest with ties to even. That is
- * IEEE 754 arithmetic and the same on every processor with floats of 32 bits. Where there are none, define
- * SPEECHKIT_NO_FLOAT: the same bits from integers alone.
+ * IEEE 754 arithmetic and the same on every processor with floats of 32 bits that rounds each result to them. Where
+ * there are none, or where intermediate results are wider, define SPEECHKIT_NO_FLOAT: the same bits from integers alone.
  */
 #ifndef SPEECHKIT_REQUANTIZE_H
 #define SPEECHKIT_REQUANTIZE_H
@@ -16,7 +16,12 @@
 
 #ifndef SPEECHKIT_NO_FLOAT
 
+#include <float.h>
 #include <math.h>
+
+#if FLT_EVAL_METHOD != 0
+#error "floats have excess precision here, codes would differ from the reference: define SPEECHKIT_NO_FLOAT"
+#endif
 
 static inline int8_t speechkit_requantize(int32_t sum, float multiplier, int32_t zero_point, int32_t lowest)
 {
