@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 _log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def check_checkpoint(checkpoint: Path, task: Any, trainer: Any) -> int:
 
     Raises:
         ValueError: the file is no checkpoint, one of other parts, of another strategy's optimizer or of another
-            learning rate, or one of a training that is as long already.
+            learning rate, of an average of weights that the recipe lacks, or of a training that is as long already.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -134,6 +134,9 @@ def check_checkpoint(checkpoint: Path, task: Any, trainer: Any) -> int:
         name = different[0]
         difference = f"{name} is {theirs.get(name, 'missing')} there and {shapes.get(name, 'missing')} here"
         raise ValueError(f"--ckpt {checkpoint}: made with another recipe, {difference}")
+    averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
+    if "current_model_state" in content and not averages:  # it would go on from the average, with the others' moments
+        raise ValueError(f"--ckpt {checkpoint}: made with an average of the weights; name that callback here too")
     rates = [rate for schedule in content["lr_schedulers"] for rate in schedule.get("base_lrs", [])]
     was_lowered = any(state.get("times_lowered") for state in content["callbacks"].values())
     if rates and not was_lowered and not math.isclose(max(rates), rate := float(task.learning_rate)):
@@ -151,12 +154,28 @@ def check_checkpoint(checkpoint: Path, task: Any, trainer: Any) -> int:
 
 
 def warn_of_changes(config: Path, values: dict[str, Any]) -> None:
-    """Says which keys of the model and the data are not those of the run's last start."""
-    before = _flat(yaml.safe_load(config.read_text(encoding="utf-8"))) if config.exists() else {}
-    after = _flat(values)
+    """Says which keys of the model and the data, and which callbacks, are not those of the run's last start."""
+    if not config.exists():
+        return
+    old = yaml.safe_load(config.read_text(encoding="utf-8"))
+    theirs, ours = _callbacks(old), _callbacks(values)
+    for name in sorted({**theirs, **ours}):
+        if name not in ours:
+            _log.warning("goes on without the callback %s", name)
+        elif name not in theirs:
+            _log.warning("goes on with a new callback %s", name)
+        elif theirs[name] != ours[name]:
+            _log.warning("goes on with another callback %s: %s, which was %s", name, ours[name], theirs[name])
+    before, after = _flat(old), _flat(values)
     for key in sorted({**before, **after}):
         if before and key.startswith(("model.", "data.", "task")) and before.get(key) != after.get(key):
             _log.warning("goes on with another %s: %s, which was %s", key, after.get(key), before.get(key))
+
+
+def _callbacks(values: dict[str, Any]) -> dict[str, Any]:
+    """Class of each callback of a recipe -> its arguments."""
+    listed = (values.get("trainer") or {}).get("callbacks") or []
+    return {str(item["class_path"]).rpartition(".")[2]: item.get("init_args") or {} for item in listed}
 
 
 def _flat(values: Any, name: str = "") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from speechkit.callbacks import StepSeed
+from speechkit.callbacks.composition import Order
 from speechkit.data import SpeechBatch
 from speechkit.pipelines.pretrain import pretraining_task
 from speechkit.pipelines.recipes import find_recipe, read_recipe
@@ -72,7 +73,7 @@ def preview(manifest: str, configs: Sequence[str], *, num_utterances: int = 2) -
     fit_global_cmvn(task, data)
     data.train_cuts = data.train_cuts[:num_utterances]
     data.batch_seconds, data.num_buckets, data.min_seconds = _BATCH_SECONDS, 1, 0.0
-    callbacks = trainer.callbacks
+    callbacks = [callback for callback in trainer.callbacks if _may_change_batches(callback)]
     taps = [_Tap(type(callback).__name__) for callback in callbacks]
     trainer.callbacks = [part for pair in zip(callbacks, taps, strict=True) for part in pair]
     trainer.fit(task, datamodule=data)
@@ -85,6 +86,12 @@ def preview(manifest: str, configs: Sequence[str], *, num_utterances: int = 2) -
             if not torch.equal(features, steps[name][-1].features):
                 steps[name].append(Step(tap.name, None, features))
     return steps, task.front_end.sample_rate_hz
+
+
+def _may_change_batches(callback: lightning.Callback) -> bool:
+    """Not what watches a training, stops it or writes it down: Lightning's own, and those of `Order.WATCH`."""
+    order = getattr(callback, "order", None)
+    return order is not Order.WATCH and (order is not None or not type(callback).__module__.startswith("lightning."))
 
 
 class _Tap(lightning.Callback):

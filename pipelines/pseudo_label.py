@@ -53,10 +53,12 @@ def pseudo_label(
         on_progress: called with the seconds of each recording as it is done.
 
     Raises:
-        ValueError: no recording, no true text, or `out` is one of the manifests.
+        ValueError: no recording, no true text, or `out` is one of the manifests or cannot be written.
     """
     if Path(out).resolve() in {Path(path).resolve() for path in (*unlabelled, *labelled)}:
         raise ValueError(f"`out` must be a new manifest, got {out}.")
+    if Path(out).is_dir() or not os.access(_nearest_folder(Path(out)), os.W_OK):
+        raise ValueError(f"`out` must be a file that can be written, got {out}.")
     true = [utterance for path in labelled for utterance in read_utterances(path)]
     with_text = [utterance for utterance in true if utterance.text]
     usual_rate = characters_per_second((item.text for item in with_text), [_seconds(item) for item in with_text])
@@ -77,6 +79,11 @@ def pseudo_label(
         on_progress(transcript.duration_seconds)
     write_utterances(out, (kept[place] for place in sorted(kept)))
     return PseudoLabelled(len(kept), len(utterances) - len(kept) - num_failed, num_failed, seconds)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The first of its folders that is there."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 def _is_good(transcript: Transcript, keep: PseudoLabelFilter, usual_rate: float) -> bool:

@@ -319,15 +319,19 @@ def main() -> None:
     jobs = plan_jobs(plan, arguments.config, runs, seeds)
     done = read_runs(runs_path)
     check_runs(done, jobs, runs_path)
-    for name in arguments.only or ():
-        if name not in plan["variants"]:
-            raise SystemExit(f"--only must name variants ({', '.join(plan['variants'])}), got {name}")
+    for variant in arguments.only or ():
+        if variant not in plan["variants"]:
+            raise SystemExit(f"--only must name variants ({', '.join(plan['variants'])}), got {variant}")
     chosen = [job for job in jobs if not arguments.only or job.variant in arguments.only]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         missing = [job for job in chosen if (job.variant, job.seed) not in done]
         for future in as_completed([pool.submit(run_job, job) for job in missing]):
-            run = future.result()
+            try:
+                run = future.result()
+            except ValueError as error:  # a variant that is refused: the others' trainings are not waited for
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise SystemExit(str(error)) from None
             with runs_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(run) + "\n")
             print(f"{run['variant']}, seed {run['seed']}: {run['seconds']:.0f} s", flush=True)

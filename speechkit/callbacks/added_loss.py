@@ -16,12 +16,12 @@ import lightning
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.composition import CleanedUp, Order
 from speechkit.data import SpeechBatch, UnlabelledSpeech
 from speechkit.tasks import Recognition
 
 
-class AddedLoss(lightning.Callback):
+class AddedLoss(CleanedUp):
     """Adds `added_loss(...)` to the loss of each training step; weight 0 attaches nothing at all.
 
     Args:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.composition import CleanedUp, Order
 from speechkit.masking import length_mask
 
 ACTIONS = ("stop", "lower_rate")
@@ -92,7 +92,7 @@ def effective_rank(frames: Tensor) -> Tensor:
     return torch.special.entr(shares).sum().exp()
 
 
-class CollapseGuard(lightning.Callback):
+class CollapseGuard(CleanedUp):
     """Measures, logs, and acts on what it sees.
 
     A sign has to be seen `patience` times in a row, a loss or gradient that is not finite once. (Under "16-mixed" a

@@ -32,6 +32,15 @@ class Order(IntEnum):
     WATCH = 100  # measures, and changes nothing
 
 
+class CleanedUp(lightning.Callback):
+    """A callback whose `teardown` also follows an exception, after which Lightning calls none: a notebook goes on."""
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+
 def compose(callbacks: Sequence[lightning.Callback]) -> list[lightning.Callback]:
     """The same callbacks in the order in which they have to act.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from speechkit.callbacks.added_loss import AddedLoss
 from speechkit.callbacks.consistency_regularization import ConsistencyRegularization
 from speechkit.callbacks.evaluation_mode import evaluation_mode
+from speechkit.callbacks.mixup import Mixup
 from speechkit.callbacks.spec_augment import refuse_time_warp
 from speechkit.data import SpeechBatch, UnlabelledSpeech
 from speechkit.losses import CTCLoss, frame_divergence
@@ -80,6 +81,8 @@ class ConsistencyTraining(AddedLoss):
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         if any(isinstance(other, ConsistencyRegularization) for other in callbacks):
             raise ValueError("`annealing` must be none with ConsistencyRegularization, whose second view it misses.")
+        if any(isinstance(other, Mixup) for other in callbacks):
+            raise ValueError("`annealing` must be none with Mixup, whose second text it misses.")
 
         def anneal(module: CTCLoss, args: tuple[Tensor, ...], losses: Tensor) -> Tensor:
             if not task.training:

@@ -2,11 +2,11 @@
 
 import lightning
 
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.composition import CleanedUp, Order
 from speechkit.data.datamodule import SpeechDataModule
 
 
-class Curriculum(lightning.Callback):
+class Curriculum(CleanedUp):
     """Batches of the first epochs in the order of their longest utterance (Amodei et al. 2016, arXiv 1512.02595,
     section 3.2): CTC learns to align on short ones first, where there are fewer alignments.
 
@@ -36,5 +36,5 @@ class Curriculum(lightning.Callback):
         data.sorted_epochs = self.epochs
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if stage == "fit" and isinstance(trainer.datamodule, SpeechDataModule):  # type: ignore[attr-defined]
             trainer.datamodule.sorted_epochs = 0  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
 
 from speechkit.audio import PausePerturbation
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.composition import CleanedUp, Order
 from speechkit.callbacks.mixup import Mixup, draw_pairs
 from speechkit.callbacks.ramp import Ramp, check_share, training_progress, value_at
 from speechkit.callbacks.spec_augment import refuse_time_warp
@@ -83,7 +83,7 @@ def assemble(features: Tensor, lengths: Tensor, made_of: Mapping[int, Sequence[P
     return features.index_copy(0, rows, new), lengths.index_copy(0, rows, counts.to(lengths.dtype))
 
 
-class CutMix(lightning.Callback):
+class CutMix(CleanedUp):
     """Exchanges words between pairs of utterances: new sentences of known words, with real joints.
 
     Yun et al. 2019 (arXiv 1905.04899) paste a rectangle of one image into another and mix the labels by its area. In

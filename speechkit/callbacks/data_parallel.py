@@ -11,13 +11,13 @@ import torch.distributed
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.composition import CleanedUp, Order
 from speechkit.encoders.normalization import MaskedBatchNorm1d
 
 COMPRESSIONS = ("none", "bf16", "fp16", "powersgd")
 
 
-class DataParallel(lightning.Callback):
+class DataParallel(CleanedUp):
     """Makes N ranks take the step that one process would take with the joined batch.
 
     Args:

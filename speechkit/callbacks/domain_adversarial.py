@@ -1,6 +1,7 @@
 """Domain-adversarial training: representations from which nobody can tell where a recording comes from."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -150,7 +151,7 @@ class DomainAdversarial(AddedLoss):
     def _loss(self, task: Recognition, batch: SpeechBatch, scale: float) -> Tensor:
         """Of the pass that was seen: the classifier's loss, whose gradient turns around at the layer."""
         assert self._classifier is not None
-        names = batch.manifests if self.domain == "manifest" else batch.speakers
+        names = map(os.path.realpath, batch.manifests) if self.domain == "manifest" else batch.speakers
         domains = torch.tensor([self._places[name] for name in names], device=task.device)
         y, lengths = self._seen["layer"]
         posteriors = self._seen["head"][0].detach().softmax(dim=-1) if self.conditional else y
@@ -162,7 +163,8 @@ class DomainAdversarial(AddedLoss):
         if data is None or isinstance(data.train_cuts, ArchivedCuts):
             raise ValueError("DomainAdversarial needs a data module whose training set is manifests.")
         cuts = [*data.train_cuts, *(self.unlabelled.cuts if self.unlabelled is not None else ())]
-        names = [cut.manifest if self.domain == "manifest" else cut.supervisions[0].speaker for cut in cuts]
+        by_manifest = self.domain == "manifest"  # one of two spellings is one
+        names = [os.path.realpath(cut.manifest) if by_manifest else cut.supervisions[0].speaker for cut in cuts]
         if None in names:
             cut = cuts[names.index(None)]
             raise ValueError(f"{cut.manifest}: {cut.id} has no `speaker`, which `domain` speaker needs.")

@@ -2,17 +2,14 @@
 
 from typing import Any
 
-import lightning
 import torch
 import torch.distributed
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.averaging import AverageOfWeights
 
 
-class EMA(WeightAveraging):
+class EMA(AverageOfWeights):
     """Averages the weights: after each optimizer step, average <- d average + (1 - d) weights (Polyak and Juditsky
     1992, SIAM J. Control Optim. 30, 838-855; Tarvainen and Valpola 2017, arXiv 1703.01780).
 
@@ -35,20 +32,11 @@ class EMA(WeightAveraging):
         ValueError: a decay outside [0, 1); at the start, sharded parameters or another average of weights.
     """
 
-    order = Order.AVERAGE
-    exclusive = ("average of weights",)
-
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"`decay` must lie in [0, 1), got {decay}.")
         super().__init__(multi_avg_fn=self._average)
         self.decay, self.warmup = decay, warmup
-
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            refuse_other_averages(self, trainer)
-            self._device = trainer.strategy.root_device  # where the weights will be, which have not been moved yet
-        super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         take_buffers_of_first_rank(pl_module)
@@ -74,14 +62,3 @@ def take_buffers_of_first_rank(module: nn.Module) -> None:
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 torch.distributed.broadcast(buffer, src=0)
-
-
-def refuse_other_averages(own: WeightAveraging, trainer: Any) -> None:
-    """Raises ValueError where weights cannot be averaged, or are averaged by another callback too."""
-    if isinstance(trainer.strategy, ModelParallelStrategy):
-        raise ValueError(f"{type(own).__name__} needs whole parameters, which ModelParallelStrategy shards.")
-    kinds = (WeightAveraging, StochasticWeightAveraging)
-    others = [callback for callback in trainer.callbacks if isinstance(callback, kinds) and callback is not own]
-    if others:
-        names = f"{type(own).__name__} and {type(others[0]).__name__}"
-        raise ValueError(f"`trainer.callbacks` must hold one average of weights, got {names}.")

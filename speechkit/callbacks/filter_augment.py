@@ -20,10 +20,12 @@ class FilterAugment(FeatureAugmentation):
         std: standard deviation of each one's weight, in units of the features (of their deviation, after CMVN).
 
     Raises:
-        ValueError: fewer than one cosine, or a negative deviation.
+        ValueError: fewer than one cosine, or a negative deviation; at the start, a front end of cepstra or with
+            differences.
     """
 
     order = Order.FILTER
+    needs_frequencies = True
 
     def __init__(self, num_cosines: int = 4, std: float = 0.3) -> None:
         if num_cosines < 1:

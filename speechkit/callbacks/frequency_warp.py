@@ -33,17 +33,18 @@ class FrequencyWarp(FeatureAugmentation):
     """Warps the output of the seam `front_end`, a new draw for each utterance and step.
 
     Vocal tract length perturbation (Jaitly and Hinton 2013) on the mel axis, where a longer or shorter tract is a
-    shift. Meant for log-mel features; it is in the way of cepstra, whose axis is no frequency.
+    shift. For log-mel features: the axis of cepstra is no frequency, and differences begin it anew.
 
     Args:
         max_stretch: largest relative stretch of the axis.
         max_shift: largest shift as a share of the axis.
 
     Raises:
-        ValueError: an amount outside [0, 0.5].
+        ValueError: an amount outside [0, 0.5]; at the start, a front end of cepstra or with differences.
     """
 
     order = Order.WARP
+    needs_frequencies = True
 
     def __init__(self, max_stretch: float = 0.1, max_shift: float = 0.05) -> None:
         for name, value in (("max_stretch", max_stretch), ("max_shift", max_shift)):

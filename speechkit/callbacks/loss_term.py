@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.composition import CleanedUp, Order
 from speechkit.losses import ctc_feasible
 
 
-class LossTerm(lightning.Callback):
+class LossTerm(CleanedUp):
     """Adds `weight` times a term to the losses (B,) of the seam `loss` while the task trains.
 
     The losses are in nats per label. Terms, unless they say otherwise, are means within an utterance too, over its

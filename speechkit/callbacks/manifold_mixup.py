@@ -10,6 +10,7 @@ from speechkit.callbacks.activation_checkpointing import ActivationCheckpointing
 from speechkit.callbacks.mixup import Mixup, Pairs, mix_rows
 from speechkit.callbacks.ramp import Ramp
 from speechkit.losses import CTCLoss
+from speechkit.quantization.quantized_network import QuantizedNetwork
 
 
 class ManifoldMixup(Mixup):
@@ -60,6 +61,9 @@ class ManifoldMixup(Mixup):
                 raise ValueError(f"`modules` must name submodules of the task, got {name!r}.") from None
             self._places += list(module) if isinstance(module, nn.ModuleList) else [module]
             _check_not_computed_twice(name, trainer)
+        is_inside = any(place is not pl_module.front_end for place in self._places)
+        if isinstance(pl_module.encoder, QuantizedNetwork) and is_inside:
+            raise ValueError("`modules` must be front_end alone with a QuantizedNetwork: its steps are whole numbers.")
         inner = [place for place in self._places if place is not self._front_end]
         self._handles += [place.register_forward_hook(self._mix_output) for place in inner]
 

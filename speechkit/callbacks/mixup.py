@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from speechkit.callbacks.composition import Order
+from speechkit.callbacks.composition import CleanedUp, Order
 from speechkit.callbacks.ramp import Ramp, check_share, training_progress, value_at
 from speechkit.losses import CTCLoss, ctc_feasible
 
@@ -75,7 +75,7 @@ def mix_rows(x: Tensor, pairs: Pairs) -> Tensor:
     return x.index_copy(0, pairs.rows, torch.lerp(x[pairs.rows], x[pairs.partners], weights))
 
 
-class Mixup(lightning.Callback):
+class Mixup(CleanedUp):
     """Mixes the features of two utterances and the losses of their two texts by the same weights.
 
     Zhang et al. 2018 (arXiv 1710.09412), for sequences as Meng et al. 2021 (MixSpeech, arXiv 2102.12664): labels of

@@ -62,7 +62,8 @@ class MomentumTeacher:
 
 
 def _built_anew(part: nn.Module) -> nn.Module:
-    packages = (*TRUSTED_PACKAGES, type(part).__module__.split(".")[0])  # the recipe named it
+    own = {type(module).__module__.split(".")[0] for module in part.modules()}  # the recipe named them
+    packages = (*TRUSTED_PACKAGES, *own)
     with torch.random.fork_rng(devices=[]):
         built: nn.Module = build(describe(part), trusted_packages=packages)
     built.load_state_dict(part.state_dict())

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning
+from lightning.pytorch.callbacks import WeightAveraging
 
 from speechkit.callbacks.composition import Order
 from speechkit.quantization.quantized_network import QuantizedNetwork
@@ -21,7 +22,8 @@ class QuantizationAwareTraining(lightning.Callback):
 
     Raises:
         ValueError: an argument out of its range; at start, a task whose encoder is no `QuantizedNetwork`, a precision
-            that holds weights in half or scales gradients, or several processes and nothing calibrated yet.
+            that holds weights in half or scales gradients, or several processes, or an average of the weights, and
+            nothing calibrated yet.
     """
 
     order = Order.HIDDEN
@@ -42,6 +44,11 @@ class QuantizationAwareTraining(lightning.Callback):
         if trainer.precision not in ("32-true", "bf16-mixed"):  # a scaler steps by gradients, and stage 1 has none
             raise ValueError(
                 f"`trainer.precision` must be 32-true or bf16-mixed with quantization, got {trainer.precision!r}."
+            )
+        averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
+        if averages and not network.is_calibrated:  # the average of no scale and one is none
+            raise ValueError(
+                f"with {type(averages[0]).__name__} the network must be calibrated before: `speechkit quantize` does."
             )
         if trainer.world_size > 1 and not network.is_calibrated:
             raise ValueError(

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from speechkit.callbacks.composition import Order
 from speechkit.callbacks.evaluation_mode import evaluation_mode
-from speechkit.data.manifest import expand_path
+from speechkit.data.manifest import expand_path, read_utterances
 from speechkit.probing import probe
 
 
@@ -26,7 +26,8 @@ class RepresentationProbe(lightning.Callback):
         num_triples: of each ABX score.
 
     Raises:
-        ValueError: an argument out of its range, or parameters in shards.
+        ValueError: an argument out of its range; at the start, parameters in shards, or a manifest that cannot be read
+            or holds nothing to probe for.
     """
 
     order = Order.WATCH
@@ -42,12 +43,22 @@ class RepresentationProbe(lightning.Callback):
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"`every_n_epochs` must be at least 1, got {every_n_epochs}.")
+        if what not in ("context", "latents"):
+            raise ValueError(f'`what` must be "context" or "latents", got {what!r}.')
+        if not minutes > 0.0:
+            raise ValueError(f"`minutes` must be positive, got {minutes}.")
+        if num_triples < 1:
+            raise ValueError(f"`num_triples` must be at least 1, got {num_triples}.")
         self.manifest, self.what, self.every_n_epochs = manifest, what, every_n_epochs
         self.minutes, self.num_triples = minutes, num_triples
 
     def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         if isinstance(trainer.strategy, ModelParallelStrategy):  # one rank cannot run an encoder in shards
             raise ValueError("RepresentationProbe must not be used with `trainer.strategy` ModelParallelStrategy.")
+        if stage == "fit":
+            utterances = read_utterances(expand_path(self.manifest))
+            if not any(item.speaker or item.text for item in utterances):
+                raise ValueError(f"`manifest` must hold a `speaker` or a `text` to probe for, got {self.manifest}.")
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:

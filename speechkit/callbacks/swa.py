@@ -4,16 +4,15 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 
-from speechkit.callbacks.composition import Order
-from speechkit.callbacks.ema import refuse_other_averages
+from speechkit.callbacks.averaging import AverageOfWeights
 from speechkit.encoders.normalization import MaskedBatchNorm1d
 
 _BATCH_SECONDS = 60.0
 
 
-class SWA(WeightAveraging):
+class SWA(AverageOfWeights):
     """Keeps the learning rate up towards the end and averages the weights meanwhile (Izmailov et al. 2018,
     arXiv 1803.05407), so that validation, the best checkpoint and the bundle have the middle of a wide valley.
 
@@ -39,9 +38,6 @@ class SWA(WeightAveraging):
             normalisation without a `SpeechDataModule`.
     """
 
-    order = Order.AVERAGE
-    exclusive = ("average of weights",)
-
     def __init__(
         self,
         start_fraction: float = 0.75,
@@ -61,11 +57,8 @@ class SWA(WeightAveraging):
         self._first_step = 0
 
     def setup(self, trainer: Any, pl_module: lightning.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            refuse_other_averages(self, trainer)
-            if _norms(pl_module) and not hasattr(trainer.datamodule, "plain_batches"):
-                raise ValueError("SWA needs a SpeechDataModule, from which batch normalisation has its statistics.")
-            self._device = trainer.strategy.root_device  # where the weights will be, which have not been moved yet
+        if stage == "fit" and _norms(pl_module) and not hasattr(trainer.datamodule, "plain_batches"):
+            raise ValueError("SWA needs a SpeechDataModule, from which batch normalisation has its statistics.")
         super().setup(trainer, pl_module, stage)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
@@ -84,9 +77,10 @@ class SWA(WeightAveraging):
                 group["lr"] = self.rate_fraction * group["initial_lr"]
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._follow(pl_module)
-        super().on_validation_epoch_start(trainer, pl_module)
-        self._take_statistics(trainer, pl_module)
+        if trainer.state.fn is TrainerFn.FITTING:
+            self._follow(pl_module)
+            super().on_validation_epoch_start(trainer, pl_module)
+            self._take_statistics(trainer, pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._follow(pl_module)

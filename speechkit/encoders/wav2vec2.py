@@ -182,7 +182,8 @@ class Wav2Vec2Encoder(nn.Module):
         self.projection = nn.Linear(channels, output_dim)
         self.mask_embedding = nn.Parameter(torch.rand(output_dim))
         self.positions = ConvPositions(dim=output_dim, kernel_size=position_kernel_size, groups=position_groups)
-        self.context_norm = nn.LayerNorm(output_dim)
+        if not pre_norm:
+            self.context_norm = nn.LayerNorm(output_dim)
         self.context_dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             TransformerLayer(
@@ -196,6 +197,8 @@ class Wav2Vec2Encoder(nn.Module):
             )
             for _ in range(num_layers)
         )
+        if pre_norm:  # then it stands behind them
+            self.context_norm = nn.LayerNorm(output_dim)
 
     @property
     def latent_dim(self) -> int:

@@ -15,6 +15,7 @@ import copy
 import itertools
 import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -135,7 +136,7 @@ def insert_fake_quant(graph: fx.GraphModule, make: Callable[[str, nn.Module], nn
         for place in _firsts(node) or [node]:
             with graph.graph.inserting_after(place):
                 inserted = graph.graph.call_module(name, (place,))
-            place.replace_all_uses_with(inserted, delete_user_cb=lambda user, own=inserted: user is not own)
+            place.replace_all_uses_with(inserted, delete_user_cb=partial(operator.is_not, inserted))
     return _finished(graph)
 
 

@@ -1,10 +1,13 @@
 """The average of the weights against a loop, and what cannot be averaged."""
 
+from pathlib import Path
+
 import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from tiny_fit import Recorded, fit, tiny_task
+from tiny_fit import Recorded, fit, tiny_batch, tiny_task
+from torch.utils.data import DataLoader
 
 from speechkit.callbacks import EMA
 
@@ -61,3 +64,57 @@ def test_what_is_wrong_is_named() -> None:
     )
     with pytest.raises(ValueError, match="EMA and EMAWeightAveraging"):
         EMA().setup(trainer, tiny_task(), "fit")
+
+
+def test_a_second_training_has_an_average_of_its_own() -> None:
+    ema = EMA(decay=0.5, warmup=False)
+    fit(ema)
+    task, recorded = fit(ema)
+    alone, _ = fit(EMA(decay=0.5, warmup=False))
+    for name, value in task.named_parameters():
+        assert torch.equal(value, dict(alone.named_parameters())[name])
+    assert any(not torch.equal(value, recorded.weights[-1][name]) for name, value in task.named_parameters())
+
+
+def test_validation_after_training_is_of_the_task_that_is_given() -> None:
+    ema, task = EMA(), tiny_task()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        callbacks=[ema],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader([tiny_batch()] * 2, batch_size=None)
+    trainer.fit(task, loader)
+    with torch.no_grad():
+        task.head.projection.weight.zero_()
+    before = {name: value.clone() for name, value in task.named_parameters()}
+    (figures,) = trainer.validate(task, loader, verbose=False)
+    plain = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    (expected,) = plain.validate(task, loader, verbose=False)
+    assert figures == expected
+    assert all(torch.equal(value, before[name]) for name, value in task.named_parameters())
+
+
+def test_the_last_checkpoint_still_has_the_weights_that_were_trained(tmp_path: Path) -> None:
+    recorded, ema = Recorded(), EMA(decay=0.9, warmup=False)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=4,
+        callbacks=[ema, recorded],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    task = tiny_task()
+    trainer.fit(task, DataLoader([tiny_batch()] * 4, batch_size=None))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    name = "head.projection.weight"
+    assert torch.equal(content["current_model_state"][name], recorded.weights[-1][name])
+    assert torch.equal(content["state_dict"][name], task.state_dict()[name])
+    assert not torch.equal(content["state_dict"][name], recorded.weights[-1][name])

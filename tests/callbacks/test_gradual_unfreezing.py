@@ -1,15 +1,18 @@
 """Layers change when their turn comes, the last first; what has not had its turn stays as it is, bit for bit."""
 
+import copy
 from typing import Any
 
 import lightning
 import pytest
 import torch
+from tiny_fit import fit as fit_tiny
+from tiny_fit import tiny_task
 from torch.utils.data import DataLoader
 
 from speechkit.callbacks import GradualUnfreezing
 from speechkit.data import SpeechBatch
-from speechkit.encoders import Wav2VecEncoder
+from speechkit.encoders import SeparableConvEncoder, Wav2VecEncoder
 from speechkit.features import MFB, FrontEnd
 from speechkit.tasks import Recognition
 from speechkit.text import CharTokenizer
@@ -94,3 +97,17 @@ def test_what_is_wrong_is_named() -> None:
         first_changes(GradualUnfreezing(["decoder"]))
     with pytest.raises(ValueError, match="fraction"):
         GradualUnfreezing(fraction=0.0)
+
+
+def test_a_frozen_part_keeps_its_running_statistics() -> None:
+    task = tiny_task()
+    task.encoder = SeparableConvEncoder(
+        input_dim=8, channels=8, kernel_sizes=(3, 3), output_dim=task.encoder.output_dim
+    )
+    before = copy.deepcopy(task.encoder.state_dict())
+    fit_tiny(GradualUnfreezing(["encoder"], fraction=1.0), steps=4, task=task)
+    changed = {name for name, value in task.encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == set()
+    fit_tiny(GradualUnfreezing(["encoder"], fraction=0.5), steps=4, task=task)
+    changed = {name for name, value in task.encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("running_mean" in name for name in changed)

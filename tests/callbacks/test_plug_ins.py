@@ -5,6 +5,7 @@ import math
 import lightning
 import pytest
 import torch
+from tiny_fit import fit, tiny_task
 from torch import nn
 
 from speechkit.callbacks import (
@@ -16,13 +17,19 @@ from speechkit.callbacks import (
     SpecAugment,
     StepSeed,
 )
+from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.frequency_warp import warp_bins
 from speechkit.callbacks.spec_augment import span_mask
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder
-from speechkit.features import MFB, FrontEnd, UtteranceCMVN
+from speechkit.features import MFB, MFCC, Deltas, FrontEnd, UtteranceCMVN
 from speechkit.losses import ctc_loss
 from speechkit.tasks import ContrastivePretraining, Recognition
 from speechkit.text import CharTokenizer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+]
 
 
 def recognition(encoder: nn.Module | None = None) -> Recognition:
@@ -221,3 +228,46 @@ def test_warmup_and_cosine() -> None:
     assert factors[60] == pytest.approx(0.55)
     assert factors[110] == pytest.approx(0.1)
     assert math.isclose(max(factors), 1.0)
+
+
+@pytest.mark.parametrize(
+    "modules", [["encoder", "encoder"], ["encoder", "encoder.layers"], ["encoder.stem", "encoder"]]
+)
+def test_parts_that_overlap_are_not_computed_again_twice(modules: list[str], trainer: lightning.Trainer) -> None:
+    task = recognition()
+    callback = ActivationCheckpointing(modules)
+    with pytest.raises(ValueError, match="`modules` must not name a part twice"):
+        callback.setup(trainer, task, "fit")
+    callback.on_exception(trainer, task, ValueError())
+    assert "forward" not in vars(task.encoder)
+
+
+@pytest.mark.parametrize("callback", [FrequencyWarp(), FilterAugment()])
+@pytest.mark.parametrize("front_end", [FrontEnd(features=MFCC()), FrontEnd(features=MFB(num_mels=20), deltas=Deltas())])
+def test_an_axis_that_is_no_frequency_is_refused(
+    callback: FeatureAugmentation, front_end: FrontEnd, trainer: lightning.Trainer
+) -> None:
+    task = recognition()
+    task.front_end = front_end
+    with pytest.raises(ValueError, match=f"{type(callback).__name__} needs features whose axis is frequency"):
+        callback.setup(trainer, task, "fit")
+
+
+def test_nothing_is_left_behind_by_a_training_that_failed() -> None:
+    calls = []
+
+    class Counted(FeatureNoise):
+        def augment(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            return super().augment(features, lengths)
+
+    class Failing(lightning.Callback):
+        def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: object) -> None:
+            raise RuntimeError("midway")
+
+    task = tiny_task()
+    with pytest.raises(RuntimeError, match="midway"):
+        fit(Counted(), Failing(), task=task)
+    assert len(calls) == 1
+    fit(steps=4, task=task)
+    assert len(calls) == 1

@@ -153,3 +153,34 @@ def test_what_is_not_as_it_was_is_named(corpus: Path, tmp_path: Path, caplog: py
     changed = [line for line in caplog.messages if line.startswith("goes on with another")]
     assert len(changed) == 1
     assert re.match(r"goes on with another data.batch_seconds: 7.0, which was ", changed[0])
+
+
+@pytest.mark.slow
+def test_callbacks_that_come_and_go_are_named_and_an_average_is_not_taken_for_the_weights(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlays = {
+        "ema": "[{class_path: speechkit.callbacks.EMA}, {class_path: speechkit.callbacks.SpecAugment}]",
+        "noise": "[{class_path: speechkit.callbacks.FeatureNoise}]",
+    }
+    for name, callbacks in overlays.items():
+        (tmp_path / f"{name}.yaml").write_text(f"trainer:\n  callbacks: {callbacks}\n")
+
+    def run(out: str, *more: str, overlay: str = "") -> int:
+        configs = ["--config", SMALL, *(["--config", str(tmp_path / f"{overlay}.yaml")] if overlay else [])]
+        return main(["finetune", *configs, "--out", str(tmp_path / out), *more])
+
+    assert run("plain", "trainer.max_epochs=1") == 0
+    with caplog.at_level("WARNING", logger="speechkit"):
+        assert run("plain", "--ckpt", "last", "trainer.max_epochs=2", overlay="noise") == 0
+    assert {"goes on without the callback SpecAugment", "goes on with a new callback FeatureNoise"} <= set(
+        caplog.messages
+    )
+    assert run("averaged", "trainer.max_epochs=1", overlay="ema") == 0
+    before = (tmp_path / "averaged" / "config.yaml").read_bytes()
+    assert run("averaged", "--ckpt", "last", "trainer.max_epochs=2") == 2
+    assert "made with an average of the weights; name that callback here too" in capsys.readouterr().err
+    assert (tmp_path / "averaged" / "config.yaml").read_bytes() == before
+    content = torch.load(tmp_path / "averaged" / "checkpoints" / "last.ckpt", weights_only=True)
+    average, trained = content["state_dict"], content["current_model_state"]
+    assert any(not torch.equal(average[name], trained[name]) for name in average)
