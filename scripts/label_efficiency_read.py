@@ -164,7 +164,7 @@ def label_errors(out: Path) -> float:
     found = []
     for path in (out / "logs").glob("start-*/metrics.csv"):
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["val_score"]]
+            rows = [row for row in csv.DictReader(file) if row.get("val_score")]  # a start that was cut short has none
         found += [(float(row["val_score"]), float(row["val_ler"])) for row in rows]
     return min(found)[1]
 
