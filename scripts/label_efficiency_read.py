@@ -121,6 +121,8 @@ class ReadSentences:
             options += ["trainer.max_epochs=12", "data.batch_seconds=36"]  # see the whole as often as is affordable
         else:
             train_sets = [str(write_labels(self.runs / f"labels-{labels}", int(labels), self.manifests))]
+        if labels == "30":
+            options += ["trainer.max_epochs=24"]  # 12 hours heard, where ten minutes are heard for 10 and all for 32
         options += [f"data.train={json.dumps(train_sets)}"]
         recipes = (*FINE_TUNING, str(write_encoder(self.runs, objective)))
         bundle = train(out, "finetune", *(part for recipe in recipes for part in ("--config", recipe)), *options)
