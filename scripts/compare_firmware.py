@@ -1,7 +1,9 @@
-"""The exported C against the numpy executor: every code of every layer, and the text, on real recordings.
+"""The exported C and ONNX Runtime against the numpy executor: every code of every layer, and the text, on recordings.
 
 `python scripts/compare_firmware.py BUNDLE MANIFEST` exports an int8 bundle, compiles it, and adds a row to
-benchmarks/results/firmware.json: codes compared, whether all are equal, memory, size, and processor seconds.
+benchmarks/results/firmware.json: codes compared, whether all are equal, memory, size, and processor seconds. With the
+float bundle that it was made from and the checkpoint of its training (--float, --ckpt) the forward pass of
+quantization-aware training is compared too.
 """
 
 import argparse
@@ -18,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
+import torch
 
 from speechkit.audio import load_audio
 from speechkit.data.manifest import expand_path, read_utterances
@@ -26,7 +31,13 @@ from speechkit.export import FirmwareFrontEnd, RecognizerExport, export_recogniz
 from speechkit.export.network_c import write_network_vectors
 from speechkit.export.recognizer_c import write_wav
 from speechkit.integer_bundle import IntegerBundle, load_integer_bundle
+from speechkit.integer_model import as_uint8
+from speechkit.quantization.quantized_network import QuantizedNetwork
+from speechkit.quantized_parts import quantized_parts
+from speechkit.runtime import run_layers
 from speechkit.runtime.front_end import INT16_SCALE, IntegerFrontEnd
+from speechkit.runtime.network import network_digest
+from speechkit.runtime.onnx_session import session_arguments
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "firmware.json"
 
@@ -66,8 +77,58 @@ def code_bytes(folder: Path, flash_bytes: int) -> int:
     return sum(int(text) for text in re.findall(r"^\s*(\d+)\s", sizes, re.MULTILINE)) - flash_bytes
 
 
-def compare(bundle: IntegerBundle, manifest: str, count: int) -> dict[str, Any]:
+def trained_network(float_bundle: str, checkpoint: str, bundle: IntegerBundle) -> QuantizedNetwork:
+    """The network as it was trained, in evaluation; it must be the bundle's."""
+    network = quantized_parts(float_bundle).network
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    network.load_state_dict(own)
+    network.eval().set_mode("quantize")
+    if network_digest(network.to_integer()) != network_digest(bundle.network):
+        raise SystemExit(f"--ckpt {checkpoint} and --float {float_bundle} do not make the network of the bundle")
+    return network
+
+
+def session_of_all_layers(bundle: IntegerBundle) -> tuple[Any, list[str]]:
+    """ONNX Runtime, giving the codes of every layer: where they are quantized in the graph."""
+    model = onnx.load_from_string(bundle.onnx)
+    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    return onnxruntime.InferenceSession(model.SerializeToString(), **session_arguments()), names
+
+
+class Differences:
+    """Codes of ONNX Runtime and of training that are not those of numpy."""
+
+    def __init__(self, bundle: IntegerBundle, network: QuantizedNetwork | None) -> None:
+        self.bundle, self.network = bundle, network
+        self.session, self.names = session_of_all_layers(bundle)
+        self.num_codes = self.onnx_runtime = self.training = 0
+
+    def add(self, samples: np.ndarray) -> None:
+        codes = IntegerFrontEnd(self.bundle.tables)(samples)
+        expected = run_layers(self.bundle.network, codes)[1:]
+        self.num_codes += sum(tensor.size for tensor in expected)
+        found = self.session.run(self.names, {"codes": as_uint8(codes)[None]})
+        for tensor, output in zip(expected, found, strict=True):
+            self.onnx_runtime += int((as_uint8(tensor) != output[0, :, 0].T).sum())
+        if self.network is None:
+            return
+        values = torch.from_numpy(self.bundle.network.domain.values(codes))[None]
+        with torch.inference_mode():
+            activations, _ = self.network.activations(values, torch.tensor([len(codes)]))
+        for tensor, activation, domain in zip(expected, activations[1:], self.bundle.network.domains[1:], strict=True):
+            self.training += int((activation.steps[0].T.numpy() + domain.zero_point != tensor).sum())
+
+    def as_dict(self) -> dict[str, int]:
+        found = {"codes_of_layers": self.num_codes, "onnx_runtime_differs": self.onnx_runtime}
+        return found | ({} if self.network is None else {"training_differs": self.training})
+
+
+def compare(bundle: IntegerBundle, manifest: str, count: int, network: QuantizedNetwork | None) -> dict[str, Any]:
     """One row of the results."""
+    differences = Differences(bundle, network)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         exported = export(bundle, folder)
@@ -77,6 +138,7 @@ def compare(bundle: IntegerBundle, manifest: str, count: int) -> dict[str, Any]:
             samples = load_audio(utterance.audio_path, bundle.sample_rate_hz)
             seconds += len(samples) / bundle.sample_rate_hz
             names.append(f"recording{place}")
+            differences.add(samples)
             texts.append(write_reference(bundle, samples, folder / names[-1]))
         checked = run("./check_network", *names, folder=folder)
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -87,6 +149,7 @@ def compare(bundle: IntegerBundle, manifest: str, count: int) -> dict[str, Any]:
             "audio_seconds": round(seconds, 1),
             "utterances_with_all_codes_equal": checked.count("equal:"),
             "codes_compared": sum(int(number) for number in re.findall(r"^equal: (\d+)", checked, re.MULTILINE)),
+            **differences.as_dict(),
             "texts_equal": sum(first == second for first, second in zip(heard, texts, strict=True)),
             "ram_bytes": sum(exported.ram_bytes.values()),
             "flash_bytes": exported.flash_bytes,
@@ -105,11 +168,15 @@ def main() -> None:
     parser.add_argument(
         "--utterances", type=int, default=200, metavar="N", help="spread over the manifest (%(default)s)"
     )
+    parser.add_argument("--float", metavar="BUNDLE", help="that the int8 one was made from, to compare training too")
+    parser.add_argument("--ckpt", metavar="FILE", help="of its quantization-aware training")
     arguments = parser.parse_args()
+    if (arguments.float is None) != (arguments.ckpt is None):
+        parser.error("--float and --ckpt belong together")
+    bundle = load_integer_bundle(arguments.bundle)
+    network = trained_network(arguments.float, arguments.ckpt, bundle) if arguments.float else None
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    results[arguments.name] = compare(
-        load_integer_bundle(arguments.bundle), arguments.manifest, arguments.utterances
-    ) | {
+    results[arguments.name] = compare(bundle, arguments.manifest, arguments.utterances, network) | {
         "command": " ".join(["python", *sys.argv]),
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
