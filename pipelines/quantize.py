@@ -70,11 +70,11 @@ def quantize(
         "float_layers": list(float_layers),
         "trusted_packages": list(trusted_packages),
     }
-    checkpoint = None
+    checkpoint = training = None
     if recipe is not None:
         from speechkit.pipelines.checkpoints import checkpoint_to_resume
 
-        find_recipe(recipe, "quantize", option="--qat")
+        training = find_recipe(recipe, "quantize", option="--qat")
         checkpoint = checkpoint_to_resume(resume_from, Path(f"{out}.run"))
         for override in overrides:
             if (name := override.lstrip("-").partition("=")[0].removeprefix("model.")) in settings:
@@ -87,10 +87,10 @@ def quantize(
         raise ValueError(f"{calibration}: holds no recordings to calibrate with")
     calibrate(parts, utterances, on_progress=on_progress)
     how = f"calibrated on {Path(calibration).name}, {len(utterances)} recordings"
-    if recipe is not None:
+    if training is not None:
         own = [f"model.{name}={value}" for name, value in settings.items()]
-        train_quantized(parts.network, recipe, [*own, *overrides], Path(f"{out}.run"), checkpoint)
-        how += f", trained with quantization by {Path(recipe).stem}"
+        train_quantized(parts.network, training, [*own, *overrides], Path(f"{out}.run"), checkpoint)
+        how += f", trained with quantization by {training.stem}"
     if not distributed.is_initialized() or distributed.get_rank() == 0:  # all hold the same after training
         save_integer_bundle(integer_bundle(parts, f"{how}, weights of {weight_bits} bits"), out)
     return parts
@@ -105,7 +105,7 @@ def check_target(out: Path, source: Path) -> None:
 
 
 def train_quantized(
-    network: QuantizedNetwork, recipe: str, overrides: Sequence[str], folder: Path, checkpoint: Path | None = None
+    network: QuantizedNetwork, recipe: Path, overrides: Sequence[str], folder: Path, checkpoint: Path | None = None
 ) -> None:
     """Trains a calibrated network where it stands, and keeps what was best on the development set.
 
@@ -117,9 +117,7 @@ def train_quantized(
     from speechkit.tasks import QuantizedRecognition
 
     defaults = trainer_defaults(folder, checkpoint_every_n_steps=200)
-    cli = parse(
-        QuantizedRecognition, [find_recipe(recipe, "quantize", option="--qat")], overrides, trainer_defaults=defaults
-    )
+    cli = parse(QuantizedRecognition, [recipe], overrides, trainer_defaults=defaults)
     prepare(cli)
     task: Any = cli.model
     task.encoder.load_state_dict(network.state_dict())

@@ -6,7 +6,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from tiny_fit import Recorded, fit, tiny_batch, tiny_task
+from tiny_fit import Recorded, fit, tiny_batch, tiny_task, tiny_trainer
 from torch.utils.data import DataLoader
 
 from speechkit.callbacks import EMA
@@ -78,15 +78,7 @@ def test_a_second_training_has_an_average_of_its_own() -> None:
 
 def test_validation_after_training_is_of_the_task_that_is_given() -> None:
     ema, task = EMA(), tiny_task()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=2,
-        callbacks=[ema],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = tiny_trainer(ema, steps=2)
     loader = DataLoader([tiny_batch()] * 2, batch_size=None)
     trainer.fit(task, loader)
     with torch.no_grad():
@@ -101,15 +93,7 @@ def test_validation_after_training_is_of_the_task_that_is_given() -> None:
 
 def test_the_last_checkpoint_still_has_the_weights_that_were_trained(tmp_path: Path) -> None:
     recorded, ema = Recorded(), EMA(decay=0.9, warmup=False)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=4,
-        callbacks=[ema, recorded],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = tiny_trainer(ema, recorded, steps=4)
     task = tiny_task()
     trainer.fit(task, DataLoader([tiny_batch()] * 4, batch_size=None))
     trainer.save_checkpoint(tmp_path / "last.ckpt")

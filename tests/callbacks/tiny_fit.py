@@ -56,20 +56,25 @@ def tiny_batch() -> SpeechBatch:
     )
 
 
-def fit(
-    *callbacks: lightning.Callback, steps: int = 8, task: Recognition | None = None, **options: Any
-) -> tuple[Recognition, Recorded]:
-    """Trains, and says what happened."""
-    task, recorded = task or tiny_task(), Recorded()
-    trainer = lightning.Trainer(
+def tiny_trainer(*callbacks: lightning.Callback, steps: int, **options: Any) -> lightning.Trainer:
+    """Writes nothing, and is quiet."""
+    return lightning.Trainer(
         accelerator="cpu",
         max_steps=steps,
-        callbacks=compose([*callbacks, recorded]),
+        callbacks=compose(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,
     )
+
+
+def fit(
+    *callbacks: lightning.Callback, steps: int = 8, task: Recognition | None = None, **options: Any
+) -> tuple[Recognition, Recorded]:
+    """Trains, and says what happened."""
+    task, recorded = task or tiny_task(), Recorded()
+    trainer = tiny_trainer(*callbacks, recorded, steps=steps, **options)
     trainer.fit(task, DataLoader([tiny_batch()] * 4, batch_size=None))
     return task, recorded
