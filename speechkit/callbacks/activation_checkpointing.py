@@ -20,7 +20,7 @@ class ActivationCheckpointing(CleanedUp):
         modules: names of submodules of the task; an `nn.ModuleList` stands for each of its members.
 
     Raises:
-        ValueError: a name that the task lacks, or parts that overlap.
+        ValueError: a name that the task lacks, parts that overlap, or a `QuantizedNetwork`.
     """
 
     order = Order.GRADIENT
