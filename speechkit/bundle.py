@@ -26,6 +26,7 @@ import speechkit
 from speechkit.bundle_files import (
     FORMAT,
     build_tokenizer,
+    holds_integers,
     read_bundle_files,
     read_config,
     read_decoding,
@@ -126,7 +127,7 @@ def _to_files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def _from_files(files: Mapping[str, bytes], trusted_packages: Sequence[str], *, encoder_only: bool) -> Bundle:
-    if "qparams.json" in files and "model.safetensors" not in files:
+    if holds_integers(files):
         raise ValueError("holds an int8 model only; take the float bundle that it was made from")
     missing = [name for name in ("config.yaml", "model.safetensors") if name not in files]
     if missing:

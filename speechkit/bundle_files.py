@@ -34,6 +34,11 @@ _KNOWN_FILES = (
 )
 
 
+def holds_integers(files: Mapping[str, bytes]) -> bool:
+    """Whether these are the files of an int8 bundle."""
+    return "qparams.json" in files and "model.safetensors" not in files
+
+
 def write_bundle_files(files: Mapping[str, bytes], path: str | os.PathLike[str]) -> None:
     """Writes a folder, or an archive where `path` ends in .zip; what was there is replaced once all is written.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from speechkit.audio import AudioError, AudioSegment
 from speechkit.audio.voice_activity import FRAME_SECONDS
-from speechkit.bundle_files import read_bundle_files
+from speechkit.bundle_files import holds_integers, read_bundle_files
 from speechkit.decoding import GreedySearch, Hypothesis, WordSpan, extend_to_pauses
 from speechkit.integer_bundle import IntegerBundle, integer_bundle_from_files
 from speechkit.integer_model import IntegerModel
@@ -109,7 +109,7 @@ class Recognizer:
             ImportError: what this kind of bundle needs is not installed.
         """
         files = read_bundle_files(path)
-        if "qparams.json" in files and "model.safetensors" not in files:
+        if holds_integers(files):
             return cls._load_integer(path, files, device, use_language_model, trusted_packages)
         try:
             from speechkit.acoustic_model import AcousticModel

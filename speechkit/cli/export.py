@@ -1,6 +1,7 @@
-"""`speechkit export c BUNDLE OUT`: an int8 recogniser for firmware."""
+"""`speechkit export`: a bundle as C source for firmware, or as an ONNX graph."""
 
 import argparse
+from pathlib import Path
 
 from speechkit.cli.bundle_arguments import add_bundle_arguments
 
@@ -8,7 +9,7 @@ _AUDIO_SECONDS = 10.0
 
 
 def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str) -> None:
-    parser = commands.add_parser(name, help="an int8 bundle for where there is no Python")
+    parser = commands.add_parser(name, help="a bundle for where there is no Python: C source or an ONNX graph")
     formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
     c = formats.add_parser(
         "c",
@@ -26,6 +27,34 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     c.add_argument("--overwrite", action="store_true", help="write into a folder that holds something")
     add_bundle_arguments(c, device=False)
     c.set_defaults(run=_export_c)
+    onnx = formats.add_parser(
+        "onnx",
+        help="one ONNX graph, from samples to logits",
+        description="Writes a graph of standard operators. Of an int8 bundle it has the same integers, front end and "
+        "all; of a float bundle it takes one utterance at a time, and is run once and held against torch.",
+    )
+    onnx.add_argument("bundle", metavar="BUNDLE", help="float or int8, folder or .zip")
+    onnx.add_argument("out", metavar="OUT", help="file ending in .onnx")
+    onnx.add_argument(
+        "--input",
+        choices=("waveform", "features", "codes"),
+        default="waveform",
+        help="what the graph reads: samples in [-1, 1], the front end's features, or, of an int8 bundle, its codes "
+        "(%(default)s)",
+    )
+    onnx.add_argument(
+        "--codes",
+        choices=("uint8", "int8"),
+        help="type of the activations of an int8 bundle: uint8 for x86 and ONNX Runtime, int8 where a compiler for "
+        "ARM or an NPU asks for it (uint8)",
+    )
+    onnx.add_argument(
+        "--int8-weights",
+        action="store_true",
+        help="of a float bundle: 8 bits for the weights of matrix products (transformers), convolutions in float",
+    )
+    add_bundle_arguments(onnx, device=False)
+    onnx.set_defaults(run=_export_onnx)
 
 
 def _export_c(arguments: argparse.Namespace) -> int:
@@ -46,4 +75,41 @@ def _export_c(arguments: argparse.Namespace) -> int:
     if bundle.language_model:
         print("the bundle's language model stays behind: firmware decodes greedily")
     print(f"{arguments.out}: {result.front_end.num_frames} frames of reference vectors; heard: {result.text!r}")
+    return 0
+
+
+def _export_onnx(arguments: argparse.Namespace) -> int:
+    from speechkit.bundle_files import holds_integers, read_bundle_files
+
+    if Path(arguments.out).suffix != ".onnx":
+        raise ValueError(f"OUT must end in .onnx, got {arguments.out!r}.")
+    files = read_bundle_files(arguments.bundle)
+    if holds_integers(files):
+        if arguments.int8_weights:
+            raise ValueError(f"--int8-weights is for float bundles; {arguments.bundle} is in int8 already.")
+        return _export_integers(arguments)
+    for option, value in (("--input codes", arguments.input == "codes"), ("--codes", arguments.codes)):
+        if value:
+            raise ValueError(f"{option} is for int8 bundles; {arguments.bundle} is a float one.")
+    from speechkit.bundle import load_bundle
+    from speechkit.export.onnx_model import export_model
+
+    bundle = load_bundle(arguments.bundle, trusted_packages=arguments.trust)
+    model = export_model(bundle, arguments.out, input_name=arguments.input, int8_weights=arguments.int8_weights)
+    print(
+        f"{arguments.out}: {arguments.input} -> {model.output_name}, {model.num_bytes / 1e6:.2f} MB; against torch at "
+        f"most {model.largest_difference:.1e} apart, where the largest is {model.largest_output:.1f}"
+    )
+    return 0
+
+
+def _export_integers(arguments: argparse.Namespace) -> int:
+    from speechkit.export.onnx_network import export_network
+    from speechkit.integer_bundle import load_integer_bundle
+
+    bundle = load_integer_bundle(arguments.bundle, trusted_packages=arguments.trust)
+    code_type = arguments.codes or "uint8"
+    export_network(bundle.network, arguments.out, input_name=arguments.input, code_type=code_type, tables=bundle.tables)
+    size = Path(arguments.out).stat().st_size
+    print(f"{arguments.out}: {arguments.input} -> logits, activations in {code_type}, {size / 1e6:.2f} MB")
     return 0

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechkit.masking import length_mask
+from speechkit.masking import zero_padding
 
 
 def strided_lengths(lengths: Tensor, stride: int) -> Tensor:
@@ -57,8 +57,8 @@ class MaskedConv1d(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T), (B,) -> (B, C', ceil(T / stride)), (B,)."""
         if self._padding != (0, 0):
-            x = x.masked_fill(~length_mask(lengths, x.shape[2])[:, None, :], 0.0)
-        num_frames = -(-x.shape[2] // self.stride)
+            x = zero_padding(x.transpose(1, 2), lengths).transpose(1, 2)
         left, right = self._padding
         missing = 1 if x.shape[2] == 0 else 0  # a batch without frames: the kernel still needs something to stand on
-        return self.conv(F.pad(x, (left, right + missing)))[:, :, :num_frames], strided_lengths(lengths, self.stride)
+        y = self.conv(F.pad(x, (left, right + missing)))
+        return y[:, :, :0] if missing else y, strided_lengths(lengths, self.stride)

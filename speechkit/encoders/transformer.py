@@ -28,7 +28,8 @@ class ConvPositions(nn.Module):
 
     def __init__(self, *, dim: int, kernel_size: int, groups: int) -> None:
         super().__init__()
-        conv = nn.Conv1d(dim, dim, kernel_size, padding=kernel_size // 2, groups=groups)
+        self._padding = (kernel_size // 2, (kernel_size - 1) // 2)
+        conv = nn.Conv1d(dim, dim, kernel_size, groups=groups)
         nn.init.normal_(conv.weight, std=math.sqrt(4.0 / (kernel_size * dim)))
         nn.init.zeros_(conv.bias)
         self.conv = weight_norm(conv, dim=2)
@@ -36,9 +37,10 @@ class ConvPositions(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D), (B,) -> the same shapes."""
         x = zero_padding(x, lengths)
+        left, right = self._padding
         missing = 1 if x.shape[1] == 0 else 0  # a batch without frames: the kernel still needs something to stand on
-        positions = self.conv(F.pad(x.transpose(1, 2), (0, missing)))[:, :, : x.shape[1]]
-        return x + F.gelu(positions).transpose(1, 2), lengths
+        positions = self.conv(F.pad(x.transpose(1, 2), (left, right + missing)))
+        return x + F.gelu(positions[:, :, :0] if missing else positions).transpose(1, 2), lengths
 
 
 class SelfAttention(nn.Module):

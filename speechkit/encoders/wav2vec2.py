@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechkit.encoders.subsampling import ConvSubsampling
 from speechkit.encoders.transformer import ConvPositions, TransformerLayer, recompute_activation
-from speechkit.masking import zero_padding
+from speechkit.masking import nothing_padded, zero_padding
 
 CONV_NORMS = ("group", "layer")
 
@@ -59,7 +59,11 @@ class WaveformConvs(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, input_dim), (B,) -> (B, T', channels), (B,); T' is that of the longest utterance."""
-        latents = [self._latents(row[:length]) for row, length in zip(x, lengths.tolist(), strict=True)]
+        if nothing_padded(lengths, x.shape[1]):
+            rows = list(x)
+        else:
+            rows = [row[:length] for row, length in zip(x, lengths.tolist(), strict=True)]
+        latents = [self._latents(row) for row in rows]
         return pad_sequence(latents, batch_first=True), self.output_lengths(lengths)
 
     def _latents(self, x: Tensor) -> Tensor:
@@ -225,7 +229,7 @@ class Wav2Vec2Encoder(nn.Module):
         """
         if mask is None:  # the learned vector still takes part, with gradient zero, as DDP wants of every parameter
             mask = torch.zeros(latents.shape[:2], dtype=torch.bool, device=latents.device)
-        full = bool((lengths == latents.shape[1]).all())
+        full = nothing_padded(lengths, latents.shape[1])
         x = self.context_dropout(self.projection(self.latent_norm(latents)))
         x = torch.where(mask[:, :, None], self.mask_embedding.to(x.dtype), x)
         x, _ = self.positions(x, lengths)

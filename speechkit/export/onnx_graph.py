@@ -1,61 +1,72 @@
-"""A front end as an ONNX graph of standard operators: convolution, product, matrix product, logarithm, rounding."""
+"""An ONNX graph as it is written: nodes and constants by name, checked at the end."""
 
-import logging
-import os
-import warnings
+from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from speechkit.features import QuantizedFrontEnd
+import numpy as np
 
 OPSET = 20
+IR_VERSION = 9  # the newest that onnxruntime 1.17 reads
 
 
-class _WholeFrames(nn.Module):
-    """Waveform (B, N) -> codes or values (B, T, F) of the frames that lie wholly inside."""
-
-    def __init__(self, front_end: QuantizedFrontEnd) -> None:
-        super().__init__()
-        self.front_end = QuantizedFrontEnd(
-            front_end.front_end,
-            front_end.cmvn,
-            front_end.qparams,
-            arithmetic="convolution",
-            output=front_end.output,
-        )
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        return self.front_end.of_edged(waveform)
-
-
-def export_front_end_onnx(front_end: QuantizedFrontEnd, path: str | os.PathLike[str]) -> None:
-    """Writes a graph `waveform` float32 (batch, samples) in [-1, 1] -> `codes` or `values` (batch, frames, F).
-
-    Args:
-        front_end: its arithmetic becomes that of a convolution; `edges` must be "snip", for the graph sees no lengths.
-        path: of the file.
+class Graph:
+    """Nodes and constants as they are added.
 
     Raises:
-        ValueError: other edges.
-        RuntimeError: the statistics of its CMVN were never set.
+        ImportError: onnx is not installed.
     """
-    if front_end.edges != "snip":
-        raise ValueError(f"`edges` must be 'snip' in an exported front end, got {front_end.edges!r}.")
-    front_end.multiply_add()  # refuses to go on without statistics
-    samples = torch.export.Dim("samples", min=front_end.frame_length)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _WholeFrames(front_end).eval(),
-            (torch.zeros(2, 4 * front_end.frame_length),),
-            os.fspath(path),
-            dynamo=True,
-            dynamic_shapes={"waveform": {0: torch.export.Dim("batch"), 1: samples}},
-            input_names=["waveform"],
-            output_names=[front_end.output],
-            opset_version=OPSET,
-            verbose=False,
-            external_data=False,
+
+    def __init__(self) -> None:
+        self._onnx = import_onnx()
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+
+    def node(self, kind: str, *inputs: str, name: str = "", output: str = "", **attributes: Any) -> str:
+        """Adds an operator of one output, and returns that one's name."""
+        output = output or f"{kind[0]}{len(self._nodes)}"
+        self._nodes.append(self._onnx.helper.make_node(kind, list(inputs), [output], name=name, **attributes))
+        return output
+
+    def constant(self, name: str, value: Any) -> str:
+        """Adds an array, or a list of integers as int64, and returns its name.
+
+        Raises:
+            ValueError: the name stands for another value already.
+        """
+        array = np.asarray(value, dtype=np.int64 if isinstance(value, list) else None)
+        constant = self._onnx.numpy_helper.from_array(array, name)
+        if self._constants.setdefault(name, constant) != constant:
+            raise ValueError(f"layers must have names that give no constant two values, got {name!r} twice.")
+        return name
+
+    def tensor(self, name: str, kind: Any, shape: Sequence[int | str]) -> Any:
+        """The description of an input or output; `kind` is a numpy type."""
+        return self._onnx.helper.make_tensor_value_info(name, self.type_number(kind), list(shape))
+
+    def type_number(self, kind: Any) -> int:
+        """What ONNX calls a numpy type."""
+        number: int = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        return number
+
+    def model(self, source: Any, target: Any, metadata: dict[str, str]) -> Any:
+        """The `onnx.ModelProto`."""
+        helper = self._onnx.helper
+        graph = helper.make_graph(
+            self._nodes, "speechkit", [source], [target], initializer=list(self._constants.values())
         )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="speechkit"
+        )
+        helper.set_model_props(model, metadata)
+        self._onnx.checker.check_model(model)
+        return model
+
+
+def import_onnx() -> Any:
+    """The package `onnx`; raises ImportError with what to install."""
+    try:
+        import onnx
+        import onnx.numpy_helper
+    except ImportError:
+        raise ImportError("writing ONNX files needs onnx: pip install 'speechkit[export]'") from None
+    return onnx

@@ -1,8 +1,9 @@
 """An integer network as an ONNX graph: QDQ for int8, plain convolutions for float32.
 
 Convolutions over time are written as 1 x k convolutions over a plane of height 1: ONNX Runtime has fast kernels for
-those only. Activations are uint8 with zero point Z + 128 and weights int8, the pair that x86 multiplies fastest; every
-convolution stands between DequantizeLinear and QuantizeLinear, which ONNX Runtime makes one QLinearConv of.
+those only. Weights are int8. Activations are uint8 with zero point Z + 128, which x86 multiplies fastest with them, or
+int8 as they are, which many compilers for ARM and its NPUs ask for. Every convolution stands between DequantizeLinear
+and QuantizeLinear, which ONNX Runtime makes one QLinearConv of.
 
 Where a layer reads several tensors, their channels stand side by side in the scale of the first, and weights were
 quantized for that. Zero points differ (0 after a ReLU, 128 else), and a convolution has only one: all are read with
@@ -11,44 +12,37 @@ that of the first, and what this adds to the sums is taken from the bias. No lay
 
 import copy
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import speechkit
+from speechkit.export.onnx_front_end import add_integer_front_end
+from speechkit.export.onnx_graph import Graph, import_onnx
 from speechkit.runtime import Domain, IntegerLayer, IntegerNetwork
-from speechkit.runtime.network import network_digest
+from speechkit.runtime.front_end import IntegerTables
+from speechkit.runtime.network import CODE_MIN, network_digest
 
 if TYPE_CHECKING:
     import onnx
 
     from speechkit.quantization.quantized_network import QuantizedNetwork
 
-OPSET = 20
-INPUTS = ("codes", "features")
-_TO_UINT8 = 128
+INPUTS = ("codes", "features", "waveform")
+CODE_TYPES = {"uint8": 128, "int8": 0}  # -> what is added to an int8 code
 
 
-def export_network(network: IntegerNetwork, path: str | os.PathLike[str], *, input_name: str = "codes") -> None:
-    """Writes a graph `codes` or `features` (batch, frames, F) -> `logits` float32 (batch, frames', V).
-
-    The utterances of a batch must be of one length: the graph knows no lengths, and would read padding as sound. An
-    all-float network (`float_network`) becomes a float32 graph, and takes features.
-
-    Args:
-        network: the layers.
-        path: of the file.
-        input_name: "codes": uint8, q + 128 of the front end's int8 q. "features": float32 values S (q - Z), or any
-            other in the input domain, which the graph quantizes.
-
-    Raises:
-        ValueError: another input, or a layer that has no graph of the same codes.
-        ImportError: onnx is not installed.
-    """
-    if input_name not in INPUTS:
-        raise ValueError(f"`input_name` must be one of {', '.join(INPUTS)}, got {input_name!r}.")
-    onnx = _import_onnx()
-    onnx.save_model(network_model(network, input_name=input_name), os.fspath(path))
+def export_network(
+    network: IntegerNetwork,
+    path: str | os.PathLike[str],
+    *,
+    input_name: str = "codes",
+    code_type: str = "uint8",
+    tables: IntegerTables | None = None,
+) -> None:
+    """Writes what `network_model` makes, to a file."""
+    model = network_model(network, input_name=input_name, code_type=code_type, tables=tables)
+    import_onnx().save_model(model, os.fspath(path))
 
 
 def float_network(network: "QuantizedNetwork") -> IntegerNetwork:
@@ -60,41 +54,84 @@ def float_network(network: "QuantizedNetwork") -> IntegerNetwork:
     return twin.to_integer()
 
 
-def network_model(network: IntegerNetwork, *, input_name: str) -> "onnx.ModelProto":
-    """What `export_network` writes."""
-    onnx = _import_onnx()
+def network_model(
+    network: IntegerNetwork, *, input_name: str, code_type: str = "uint8", tables: IntegerTables | None = None
+) -> "onnx.ModelProto":
+    """A graph `codes` or `features` (batch, frames, F), or `waveform` (batch, samples) -> `logits` (batch, frames', V).
+
+    The utterances of a batch must be of one length: the graph knows no lengths, and would read padding as sound. An
+    all-float network (`float_network`) becomes a float32 graph, and takes features. Logits are float32.
+
+    Args:
+        network: the layers.
+        input_name: "codes": those of the front end, of `code_type`. "features": float32 values S (q - Z), or any
+            other in the input domain, which the graph quantizes. "waveform": float32 in [-1, 1], at least a frame of
+            it, which the graph makes the integer front end's codes of, bit for bit.
+        code_type: of the activations: "uint8", q + 128, or "int8", q.
+        tables: of the front end, for "waveform".
+
+    Raises:
+        ValueError: another input or type, no tables, or a layer that has no graph of the same codes.
+        ImportError: onnx is not installed.
+    """
+    if input_name not in INPUTS:
+        raise ValueError(f"`input_name` must be one of {', '.join(INPUTS)}, got {input_name!r}.")
+    if code_type not in CODE_TYPES:
+        raise ValueError(f"`code_type` must be one of {', '.join(CODE_TYPES)}, got {code_type!r}.")
     for layer in network.layers:
         _check_layer(layer)
     is_float = all(layer.is_float for layer in network.layers) and input_name == "features"
-    graph = _Graph(onnx)
-    kind = onnx.TensorProto.UINT8 if input_name == "codes" else onnx.TensorProto.FLOAT
-    source = graph.node(
-        "Unsqueeze", graph.node("Transpose", input_name, perm=[0, 2, 1]), graph.constant("graph.axis", [2])
-    )
-    tensors = [source if input_name == "codes" or is_float else graph.quantize(source, network.domain, "graph.input")]
+    graph = _CodeGraph(code_type)
+    source = input_name
+    if input_name == "waveform":
+        if tables is None:
+            raise ValueError("`tables` must be those of the front end where the input is a waveform, got None.")
+        source = add_integer_front_end(graph, tables, source, code_type=code_type, offset=CODE_TYPES[code_type])
+    source = graph.node("Unsqueeze", graph.node("Transpose", source, perm=[0, 2, 1]), graph.constant("graph.axis", [2]))
+    if input_name == "features" and not is_float:
+        source = graph.quantize(source, network.domain, "graph.input")
+    tensors = [source]
     for layer in network.layers:
         tensors.append(_add_layer(graph, layer, network, tensors, is_float=is_float))
     last = tensors[-1] if is_float else graph.dequantize(tensors[-1], network.layers[-1].domain, "graph.output")
     last = graph.node("Squeeze", last, graph.constant("graph.axis", [2]))
     graph.node("Transpose", last, perm=[0, 2, 1], output="logits")
+    shape = ["batch", "samples"] if input_name == "waveform" else ["batch", "frames", network.num_features]
     return graph.model(
-        onnx.helper.make_tensor_value_info(input_name, kind, ["batch", "frames", network.num_features]),
-        onnx.helper.make_tensor_value_info(
-            "logits", onnx.TensorProto.FLOAT, ["batch", "frames_out", network.num_outputs]
-        ),
+        graph.tensor(input_name, code_type if input_name == "codes" else np.float32, shape),
+        graph.tensor("logits", np.float32, ["batch", "frames_out", network.num_outputs]),
         {"speechkit": speechkit.__version__, "network": network_digest(network)},
     )
+
+
+class _CodeGraph(Graph):
+    """A graph of codes of one type."""
+
+    def __init__(self, code_type: str) -> None:
+        super().__init__()
+        self.code_type = code_type
+
+    def quantize(self, x: str, domain: Domain, name: str) -> str:
+        return self.node("QuantizeLinear", x, *self._domain(domain, name))
+
+    def dequantize(self, x: str, domain: Domain, name: str) -> str:
+        return self.node("DequantizeLinear", x, *self._domain(domain, name))
+
+    def _domain(self, domain: Domain, name: str) -> tuple[str, str]:
+        zero_point = np.array(domain.zero_point + CODE_TYPES[self.code_type], self.code_type)
+        scale = self.constant(f"{name}.scale", np.float32(domain.scale))
+        return scale, self.constant(f"{name}.zero_point", zero_point)
 
 
 def _check_layer(layer: IntegerLayer) -> None:
     if len(layer.inputs) > 1 and (any(layer.padding) or layer.groups > 1):
         raise ValueError(f"{layer.name}: a layer of several inputs must have neither padding nor groups in ONNX.")
-    if layer.relu and layer.domain.zero_point != -_TO_UINT8 and not layer.is_float:
+    if layer.relu and layer.domain.zero_point != CODE_MIN and not layer.is_float:
         raise ValueError(f"{layer.name}: the zero point behind a ReLU must be -128, got {layer.domain.zero_point}.")
 
 
 def _add_layer(
-    graph: "_Graph", layer: IntegerLayer, network: IntegerNetwork, tensors: list[str], *, is_float: bool
+    graph: _CodeGraph, layer: IntegerLayer, network: IntegerNetwork, tensors: list[str], *, is_float: bool
 ) -> str:
     """-> the name of its output: codes, or values in a float32 graph."""
     domains = [network.domains[number] for number in layer.inputs]
@@ -113,7 +150,10 @@ def _add_layer(
         x = graph.dequantize(codes, domains[0], f"{layer.name}.input")
         weight_scale = graph.constant(f"{layer.name}.weight_scale", layer.weight_scale)
         whole = graph.constant(f"{layer.name}.weight", weight)
-        weight_name = graph.node("DequantizeLinear", whole, weight_scale, axis=0)
+        zeros = []
+        if graph.code_type == "int8":  # beside which onnxruntime gives weights one zero point, if they have none
+            zeros.append(graph.constant(f"{layer.name}.weight_zero_point", np.zeros(len(weight), np.int8)))
+        weight_name = graph.node("DequantizeLinear", whole, weight_scale, *zeros, axis=0)
         bias_scale = np.float32(domains[0].scale) * layer.weight_scale
         bias_name = graph.node(
             "DequantizeLinear",
@@ -132,7 +172,7 @@ def _add_layer(
         strides=[1, layer.stride],
         pads=[0, layer.padding[0], 0, layer.padding[1]],
     )
-    if layer.relu and (is_float or layer.domain.zero_point != -_TO_UINT8):  # else the lowest code is that of zero
+    if layer.relu and (is_float or layer.domain.zero_point != CODE_MIN):  # else the lowest code is that of zero
         y = graph.node("Relu", y)
     return y if is_float else graph.quantize(y, layer.domain, f"{layer.name}.output")
 
@@ -149,55 +189,3 @@ def _bias_with_one_zero_point(layer: IntegerLayer, network: IntegerNetwork) -> n
         bias = bias + (zero_points[0] - zero_point) * weights
         place += width
     return bias.astype(np.int32)
-
-
-class _Graph:
-    """Nodes and constants as they are added."""
-
-    def __init__(self, onnx: Any) -> None:
-        self._onnx = onnx
-        self._nodes: list[Any] = []
-        self._constants: dict[str, Any] = {}
-
-    def node(self, kind: str, *inputs: str, name: str = "", output: str = "", **attributes: Any) -> str:
-        output = output or f"{kind[0]}{len(self._nodes)}"
-        self._nodes.append(self._onnx.helper.make_node(kind, list(inputs), [output], name=name, **attributes))
-        return output
-
-    def constant(self, name: str, value: Any) -> str:
-        array = np.asarray(value, dtype=np.int64 if isinstance(value, list) else None)
-        constant = self._onnx.numpy_helper.from_array(array, name)
-        if self._constants.setdefault(name, constant) != constant:
-            raise ValueError(f"layers must have names that give no constant two values, got {name!r} twice.")
-        return name
-
-    def quantize(self, x: str, domain: Domain, name: str) -> str:
-        return self.node("QuantizeLinear", x, *self._domain(domain, name))
-
-    def dequantize(self, x: str, domain: Domain, name: str) -> str:
-        return self.node("DequantizeLinear", x, *self._domain(domain, name))
-
-    def _domain(self, domain: Domain, name: str) -> tuple[str, str]:
-        scale = self.constant(f"{name}.scale", np.float32(domain.scale))
-        return scale, self.constant(f"{name}.zero_point", np.uint8(domain.zero_point + _TO_UINT8))
-
-    def model(self, source: Any, target: Any, metadata: dict[str, str]) -> Any:
-        helper = self._onnx.helper
-        graph = helper.make_graph(
-            self._nodes, "speechkit", [source], [target], initializer=list(self._constants.values())
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9, producer_name="speechkit"
-        )
-        helper.set_model_props(model, metadata)
-        self._onnx.checker.check_model(model)
-        return model
-
-
-def _import_onnx() -> Any:
-    try:
-        import onnx
-        import onnx.numpy_helper
-    except ImportError:
-        raise ImportError("writing ONNX files needs onnx: pip install 'speechkit[export]'") from None
-    return onnx

@@ -141,6 +141,6 @@ class GlobalCMVN(nn.Module):
         Raises:
             RuntimeError: the statistics were never set.
         """
-        if not torch.jit.is_tracing() and not self.is_fitted:
+        if not torch.jit.is_tracing() and not torch.compiler.is_compiling() and not self.is_fitted:
             raise RuntimeError("GlobalCMVN has no statistics: call fit(), or load a trained model.")
         return zero_padding((features - self.mean) / self.std, lengths), lengths

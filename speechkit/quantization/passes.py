@@ -193,18 +193,3 @@ def _over_outputs(layer: Any, scale: Tensor) -> Tensor:
         return scale.view(-1, 1, *trailing)
     per_group = scale.view(layer.groups, 1, -1).expand(-1, layer.in_channels // layer.groups, -1)
     return per_group.reshape(layer.in_channels, -1, *trailing)
-
-
-def graph_table(graph: fx.GraphModule) -> str:
-    """The graph as text, a line a node; print it before and after a pass."""
-    modules = dict(graph.named_modules())
-    rows = [("node", "does", "reads", "parameters")]
-    for node in graph.graph.nodes:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        inner = module if module is None else (linear_map(module) or module)
-        does = getattr(node.target, "__name__", str(node.target)) if module is None else type(module).__name__
-        size = 0 if inner is None else sum(parameter.numel() for parameter in inner.parameters())
-        reads = ", ".join(source.name for source in node.all_input_nodes)
-        rows.append((node.name, does if node.op != "output" else "output", reads, str(size or "")))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -108,6 +108,16 @@ def dft_tables(tables: IntegerTables) -> tuple[np.ndarray, np.ndarray]:
     return tables.cosine[turns].astype(np.float64), -sine.astype(np.float64)
 
 
+def filter_matrix(tables: IntegerTables) -> np.ndarray:
+    """Weights of every bin and filter, float64 (fft_length // 2 + 1, M)."""
+    matrix = np.zeros((tables.fft_length // 2 + 1, len(tables.filter_start)))
+    done = 0
+    for place, (start, length) in enumerate(zip(tables.filter_start, tables.filter_length, strict=True)):
+        matrix[start : start + length, place] = tables.filter_weight[done : done + length]
+        done += length
+    return matrix
+
+
 def integer_codes(frames: np.ndarray, tables: IntegerTables, *, steps: dict[str, Any] | None = None) -> np.ndarray:
     """The definition, in numpy.
 
@@ -174,11 +184,7 @@ class IntegerFrontEnd:
     def __init__(self, tables: IntegerTables) -> None:
         self.tables = tables
         self._dft = np.concatenate(dft_tables(tables), axis=1)
-        self._filters = np.zeros((tables.fft_length // 2 + 1, len(tables.filter_start)))
-        done = 0
-        for place, (start, length) in enumerate(zip(tables.filter_start, tables.filter_length, strict=True)):
-            self._filters[start : start + length, place] = tables.filter_weight[done : done + length]
-            done += length
+        self._filters = filter_matrix(tables)
         diagonal = np.diag(np.diagonal(tables.multiplier))
         self._is_diagonal = bool(np.array_equal(tables.multiplier, diagonal))
 

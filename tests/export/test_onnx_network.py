@@ -11,7 +11,9 @@ import torch
 from speechkit.encoders import SeparableConvEncoder
 from speechkit.export.onnx_network import export_network, float_network, network_model
 from speechkit.heads import CTCHead
-from speechkit.integer_model import as_uint8, open_session
+from speechkit.integer_bundle import load_integer_bundle
+from speechkit.integer_model import IntegerModel, as_uint8, open_session
+from speechkit.models import DIGITS
 from speechkit.quantization import UNIT_VARIANCE
 from speechkit.quantization.conversion import quantized_network
 from speechkit.quantization.quantized_network import QuantizedNetwork
@@ -107,6 +109,38 @@ def test_a_file_of_another_network_is_refused(network: QuantizedNetwork) -> None
         open_session(b"nothing", network.to_integer())
 
 
-def test_unknown_input(network: QuantizedNetwork, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`input_name` must be one of codes, features, got 'waveform'"):
-        export_network(network.to_integer(), tmp_path / "model.onnx", input_name="waveform")
+def test_int8_activations_are_those_of_the_reference(network: QuantizedNetwork, codes: np.ndarray) -> None:
+    integer = network.to_integer()
+    model = network_model(integer, input_name="codes", code_type="int8")
+    kinds = {found.name: found.data_type for found in model.graph.initializer}
+    assert onnx.TensorProto.UINT8 not in kinds.values()
+    (logits,) = onnxruntime.InferenceSession(model.SerializeToString(), **session_arguments()).run(
+        None, {"codes": codes[None]}
+    )
+    steps = (logits[0] - run_network(integer, codes)) / integer.layers[-1].domain.scale
+    assert np.abs(steps).max() < 1.5  # onnxruntime multiplies such codes in float on x86: a rounding may differ
+
+
+def test_a_graph_of_the_shipped_model_reads_samples(tmp_path: Path) -> None:
+    bundle = load_integer_bundle(DIGITS)
+    export_network(bundle.network, tmp_path / "model.onnx", input_name="waveform", tables=bundle.tables)
+    waveform = np.random.default_rng(0).normal(0, 0.05, 12345).astype(np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", **session_arguments())
+    (logits,) = session.run(None, {"waveform": waveform[None]})
+    model = IntegerModel(
+        tables=bundle.tables, sample_rate_hz=bundle.sample_rate_hz, network=bundle.network, engine="reference"
+    )
+    assert np.array_equal(logits[0], model.logits(waveform))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_name": "samples"}, "`input_name` must be one of codes, features, waveform, got 'samples'"),
+        ({"code_type": "int4"}, "`code_type` must be one of uint8, int8, got 'int4'"),
+        ({"input_name": "waveform"}, "`tables` must be those of the front end"),
+    ],
+)
+def test_wrong_arguments(network: QuantizedNetwork, tmp_path: Path, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_network(network.to_integer(), tmp_path / "model.onnx", **arguments)

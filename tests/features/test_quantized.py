@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speechkit.audio import load_audio
-from speechkit.export.onnx_graph import export_front_end_onnx
+from speechkit.export.onnx_model import export_front_end_onnx
 from speechkit.features import (
     MFB,
     MFCC,

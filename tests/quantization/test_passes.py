@@ -1,6 +1,8 @@
 """Graph passes: folding changes no output, inserting and stripping undo each other."""
 
 from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from torch import Tensor, nn
 
 from speechkit.encoders import ConvGRUEncoder, SeparableConvEncoder, Wav2VecEncoder
 from speechkit.encoders.convolution import MaskedConv1d
-from speechkit.quantization.passes import fold_conv_bn, graph_table, insert_fake_quant, replace, strip, trace
+from speechkit.quantization.graph_drawing import draw_graphs, graph_table
+from speechkit.quantization.passes import fold_conv_bn, insert_fake_quant, replace, strip, trace
 
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -188,3 +191,17 @@ def test_the_table_shows_what_folding_took_away() -> None:
     graph = trace(nn.Sequential(nn.Conv1d(3, 3, 1), nn.BatchNorm1d(3)).eval())
     assert "BatchNorm1d" in graph_table(graph)
     assert "BatchNorm1d" not in graph_table(fold_conv_bn(graph))
+
+
+def test_a_drawing_has_a_box_for_each_node_and_an_arrow_for_each_edge(tmp_path: Path) -> None:
+    before = trace(shake(RandomGraph(3)))
+    after = fold_conv_bn(before)
+    draw_graphs({"before": before, "after <folded>": after}, tmp_path / "graphs.svg")
+    root = ElementTree.parse(tmp_path / "graphs.svg").getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [text.text for text in root.iter(f"{space}text")]
+    assert texts.count("after <folded>") == 1
+    nodes = [*before.graph.nodes, *after.graph.nodes]
+    assert len(root.findall(f"{space}rect")) == 1 + len(nodes)
+    assert len(root.findall(f"{space}path")) == sum(len(node.all_input_nodes) for node in nodes)
+    assert sum("BatchNorm1d" in (text or "") for text in texts) == sum(node.name.startswith("norms_") for node in nodes)
