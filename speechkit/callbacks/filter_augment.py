@@ -7,6 +7,7 @@ from torch import Tensor
 
 from speechkit.callbacks.composition import Order
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
+from speechkit.callbacks.ramp import Ramp, check_share, value_at
 
 
 class FilterAugment(FeatureAugmentation):
@@ -18,29 +19,32 @@ class FilterAugment(FeatureAugmentation):
     Args:
         num_cosines: how many, from the constant one up: smoothness.
         std: standard deviation of each one's weight, in units of the features (of their deviation, after CMVN).
+        strength: `std` is multiplied by it; in [0, 1].
 
     Raises:
-        ValueError: fewer than one cosine, or a negative deviation; at the start, a front end of cepstra or with
-            differences.
+        ValueError: fewer than one cosine, a negative deviation, or a strength outside [0, 1]; at the start, a front
+            end of cepstra or with differences.
     """
 
     order = Order.FILTER
     needs_frequencies = True
 
-    def __init__(self, num_cosines: int = 4, std: float = 0.3) -> None:
+    def __init__(self, num_cosines: int = 4, std: float = 0.3, strength: float | Ramp = 1.0) -> None:
         if num_cosines < 1:
             raise ValueError(f"`num_cosines` must be positive, got {num_cosines}.")
         if std < 0:
             raise ValueError(f"`std` must not be negative, got {std}.")
-        self.num_cosines, self.std = num_cosines, std
+        check_share("strength", strength)
+        self.num_cosines, self.std, self.strength = num_cosines, std, strength
 
     def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, T, F)."""
-        if self.std == 0.0:
+        std = self.std * value_at(self.strength, self.progress)
+        if std == 0.0:
             return features
         batch, _, num_bins = features.shape
         bins = torch.arange(num_bins, device=features.device) + 0.5
         order = torch.arange(self.num_cosines, device=features.device)
         cosines = torch.cos(math.pi / num_bins * order[:, None] * bins)
-        weights = self.std * torch.randn(batch, 1, self.num_cosines, device=features.device)
+        weights = std * torch.randn(batch, 1, self.num_cosines, device=features.device)
         return features + (weights @ cosines).to(features.dtype)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from speechkit.callbacks.composition import Order
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
+from speechkit.callbacks.ramp import Ramp, check_share, value_at
 
 
 def warp_bins(features: Tensor, stretch: Tensor, shift: Tensor) -> Tensor:
@@ -38,23 +39,27 @@ class FrequencyWarp(FeatureAugmentation):
     Args:
         max_stretch: largest relative stretch of the axis.
         max_shift: largest shift as a share of the axis.
+        strength: both are multiplied by it; in [0, 1].
 
     Raises:
-        ValueError: an amount outside [0, 0.5]; at the start, a front end of cepstra or with differences.
+        ValueError: an amount outside [0, 0.5], or a strength outside [0, 1]; at the start, a front end of cepstra or
+            with differences.
     """
 
     order = Order.WARP
     needs_frequencies = True
 
-    def __init__(self, max_stretch: float = 0.1, max_shift: float = 0.05) -> None:
+    def __init__(self, max_stretch: float = 0.1, max_shift: float = 0.05, strength: float | Ramp = 1.0) -> None:
         for name, value in (("max_stretch", max_stretch), ("max_shift", max_shift)):
             if not 0.0 <= value <= 0.5:
                 raise ValueError(f"`{name}` must lie in [0, 0.5], got {value}.")
-        self.max_stretch, self.max_shift = max_stretch, max_shift
+        check_share("strength", strength)
+        self.max_stretch, self.max_shift, self.strength = max_stretch, max_shift, strength
 
     def augment(self, features: Tensor, lengths: Tensor) -> Tensor:
         """(B, T, F), (B,) -> (B, T, F)."""
-        if self.max_stretch == self.max_shift == 0.0:
+        strength = value_at(self.strength, self.progress)
+        if self.max_stretch == self.max_shift == 0.0 or strength == 0.0:
             return features
-        draw = 2 * torch.rand(2, len(lengths), device=features.device) - 1
+        draw = strength * (2 * torch.rand(2, len(lengths), device=features.device) - 1)
         return warp_bins(features, 1 + self.max_stretch * draw[0], self.max_shift * features.shape[-1] * draw[1])

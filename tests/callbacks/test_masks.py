@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from speechkit.callbacks import Cutout, Ramp, SpecAugment
+from speechkit.callbacks import Cutout, FeatureNoise, FilterAugment, FrequencyWarp, Ramp, SpecAugment
 from speechkit.callbacks.feature_augmentation import FeatureAugmentation
 from speechkit.callbacks.spec_augment import span_mask, warp_time
 
@@ -100,6 +100,20 @@ def test_rectangles_are_as_many_as_asked_for() -> None:
     one, many = (torch.stack([augmented(Cutout(n), s)[0] == 0 for s in range(30)]).float().mean() for n in (1, 5))
     assert 2.5 < many / one < 6
     assert torch.equal(augmented(Cutout(0)), FEATURES)
+
+
+@pytest.mark.parametrize("make", [FeatureNoise, FilterAugment, FrequencyWarp])
+def test_what_is_not_masked_follows_a_ramp_too(make: Callable[..., Any]) -> None:
+    trainer = SimpleNamespace(global_step=0, estimated_stepping_batches=100)
+    callback, changes = make(strength=Ramp(0.0, 1.0, until=0.5)), []
+    for trainer.global_step in (0, 25, 50, 100):
+        callback.on_train_batch_start(trainer, nn.Module(), None, 0)
+        changes.append((augmented(callback) - FEATURES).abs().mean().item())
+    assert changes[0] == 0.0
+    assert 0 < changes[1] < changes[2] == changes[3]
+    assert torch.equal(augmented(callback), augmented(make()))
+    with pytest.raises(ValueError, match=r"`strength` must lie in \[0, 1\], got 2.0"):
+        make(strength=2.0)
 
 
 @pytest.mark.parametrize("make", [SpecAugment, Cutout])
