@@ -13,6 +13,9 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+import speechkit.callbacks
+
+_CHANGES = "changes_optimizer"  # an attribute of callbacks that add or group parameters
 _log = logging.getLogger(__name__)
 
 
@@ -119,7 +122,8 @@ def check_checkpoint(checkpoint: Path, task: Any, trainer: Any) -> int:
 
     Raises:
         ValueError: the file is no checkpoint, one of other parts, of another strategy's optimizer or of another
-            learning rate, of an average of weights that the recipe lacks, or of a training that is as long already.
+            learning rate, of other callbacks that change the optimizer, of an average of weights that the recipe
+            lacks, or of a training that is as long already.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -134,6 +138,15 @@ def check_checkpoint(checkpoint: Path, task: Any, trainer: Any) -> int:
         name = different[0]
         difference = f"{name} is {theirs.get(name, 'missing')} there and {shapes.get(name, 'missing')} here"
         raise ValueError(f"--ckpt {checkpoint}: made with another recipe, {difference}")
+    optimized = {name for name in speechkit.callbacks.__all__ if hasattr(getattr(speechkit.callbacks, name), _CHANGES)}
+    before = {key.partition("{")[0] for key in content["callbacks"]} & optimized
+    now = {type(callback).__name__ for callback in trainer.callbacks if hasattr(callback, _CHANGES)}
+    if before != now:
+        lists = [", ".join(sorted(names)) or "none" for names in (before, now)]
+        raise ValueError(
+            f"--ckpt {checkpoint}: of the callbacks that change the optimizer it was made with {lists[0]}, "
+            f"got {lists[1]}"
+        )
     averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
     if "current_model_state" in content and not averages:  # it would go on from the average, with the others' moments
         raise ValueError(f"--ckpt {checkpoint}: made with an average of the weights; name that callback here too")

@@ -59,6 +59,7 @@ class DomainAdversarial(AddedLoss):
     """
 
     order = Order.PARAMETERS
+    changes_optimizer = True
 
     def __init__(
         self,

@@ -21,15 +21,25 @@ class LayerwiseRateDecay(lightning.Callback):
         layers: name of an `nn.ModuleList` in the task.
 
     Raises:
-        ValueError: a decay outside (0, 1], or, at the start, no list of that name or a schedule that is no `LambdaLR`.
+        ValueError: a decay outside (0, 1], or, at the start, no list of that name, a schedule that is no `LambdaLR`, or
+            a checkpoint with other rates.
     """
 
     order = Order.GRADIENT
+    changes_optimizer = True
 
     def __init__(self, decay: float = 0.75, layers: str = "encoder.layers") -> None:
         if not 0.0 < decay <= 1.0:
             raise ValueError(f"`decay` must lie in (0, 1], got {decay}.")
         self.decay, self.layers = decay, layers
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"decay": self.decay, "layers": self.layers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, ours in self.state_dict().items():
+            if state_dict.get(name, ours) != ours:
+                raise ValueError(f"`{name}` must be the checkpoint's {state_dict[name]!r}, got {ours!r}.")
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":

@@ -156,6 +156,35 @@ def test_what_is_not_as_it_was_is_named(corpus: Path, tmp_path: Path, caplog: py
 
 
 @pytest.mark.slow
+def test_an_optimizer_of_other_callbacks_is_refused(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, arguments in (("DomainAdversarial", "{domain: speaker}"), ("LayerwiseRateDecay", "{decay: 0.5}")):
+        callback = f"{{class_path: speechkit.callbacks.{name}, init_args: {arguments}}}"
+        (tmp_path / f"{name}.yaml").write_text(f"trainer:\n  callbacks+: [{callback}]\n")
+
+    def run(out: str, *more: str) -> int:
+        return main(["finetune", "--config", SMALL, "--out", str(tmp_path / out), *more])
+
+    layered, adversarial = (
+        ["--config", f"{tmp_path}/{name}.yaml"] for name in ("LayerwiseRateDecay", "DomainAdversarial")
+    )
+    longer = ["--ckpt", "last", "trainer.max_epochs=2"]
+    assert run("plain", "trainer.max_epochs=1") == 0
+    assert run("layered", "trainer.max_epochs=1", *layered) == 0
+    capsys.readouterr()
+    assert run("plain", *longer, *adversarial) == 2
+    assert "change the optimizer it was made with none, got DomainAdversarial" in capsys.readouterr().err
+    assert run("layered", *longer) == 2
+    assert "change the optimizer it was made with LayerwiseRateDecay, got none" in capsys.readouterr().err
+    (tmp_path / "LayerwiseRateDecay.yaml").write_text(
+        "trainer:\n  callbacks+: [{class_path: speechkit.callbacks.LayerwiseRateDecay}]\n"
+    )
+    assert run("layered", *longer, *layered) == 2
+    assert "`decay` must be the checkpoint's 0.5, got 0.75" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_callbacks_that_come_and_go_are_named_and_an_average_is_not_taken_for_the_weights(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
