@@ -1,15 +1,16 @@
 """Recordings without text -> a manifest of those that a model transcribes well enough to learn from."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from speechkit.audio import read_audio_info
 from speechkit.data import Utterance, read_utterances, write_utterances
 from speechkit.decoding.pseudo_labels import PseudoLabelFilter, characters_per_second
-from speechkit.recognizer import Recognizer, Span, Transcript
+from speechkit.recognizer import Recognizer, Span
 
 
 class PseudoLabelled(NamedTuple):
@@ -35,6 +36,7 @@ def pseudo_label(
     out: str | os.PathLike[str],
     keep: PseudoLabelFilter,
     *,
+    teacher: str = "",
     batch_seconds: float = 60.0,
     on_progress: Callable[[float], object] = lambda seconds: None,
 ) -> PseudoLabelled:
@@ -49,6 +51,8 @@ def pseudo_label(
         labelled: manifests whose rate of speech the texts are held against.
         out: the manifest that is written.
         keep: which transcripts are good enough; by `Transcript.confidence`.
+        teacher: what tells the recogniser from others. Until the manifest is whole, what was heard stands in
+            `out`.partial, and an interrupted call is gone on with by one of the same teacher, with any filter.
         batch_seconds: audio in one batch, padding included.
         on_progress: called with the seconds of each recording as it is done.
 
@@ -66,33 +70,54 @@ def pseudo_label(
     utterances = [item for path in unlabelled for item in read_utterances(path) if _place(item) not in known]
     if not utterances:
         raise ValueError("`unlabelled` must hold an utterance that `labelled` does not, got none.")
-    kept: dict[int, Utterance] = {}
-    seconds, num_failed = 0.0, 0
-    spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in utterances]
-    for place, transcript in recognizer.transcribe_iter(spans, batch_seconds=batch_seconds):
-        if transcript.error is not None:
-            num_failed += 1
-        elif _is_good(transcript, keep, usual_rate):
-            duration = transcript.duration_seconds
-            kept[place] = replace(utterances[place], text=transcript.text, duration_seconds=duration)
-            seconds += duration
-        on_progress(transcript.duration_seconds)
-    write_utterances(out, (kept[place] for place in sorted(kept)))
-    return PseudoLabelled(len(kept), len(utterances) - len(kept) - num_failed, num_failed, seconds)
+    partial = Path(f"{out}.partial")
+    heard = _read_partial(partial, teacher)
+    left = [item for item in utterances if _key(item) not in heard]
+    spans = [Span(item.audio_path, item.offset_seconds, item.duration_seconds) for item in left]
+    for row in heard.values():
+        on_progress(row["seconds"])
+    with partial.open("a", encoding="utf-8") as file:
+        for place, transcript in recognizer.transcribe_iter(spans, batch_seconds=batch_seconds):
+            if transcript.error is None:
+                row = {"seconds": transcript.duration_seconds, "text": transcript.text}
+                row["confidence"] = transcript.confidence or 0.0
+                heard[_key(left[place])] = row
+                file.write(json.dumps([_key(left[place]), row], ensure_ascii=False) + "\n")
+                file.flush()
+            on_progress(transcript.duration_seconds)
+    found = [(item, heard[_key(item)]) for item in utterances if _key(item) in heard]
+    kept = [
+        replace(item, text=row["text"], duration_seconds=row["seconds"])
+        for item, row in found
+        if keep.keeps(row["text"], seconds=row["seconds"], confidence=row["confidence"], usual_rate=usual_rate)
+    ]
+    write_utterances(out, kept)
+    partial.unlink()
+    return PseudoLabelled(len(kept), len(found) - len(kept), len(utterances) - len(found), sum(map(_seconds, kept)))
+
+
+def _read_partial(path: Path, teacher: str) -> dict[str, dict[str, Any]]:
+    """What this teacher has heard already; the file is begun anew where it is another's, or broken off in its head."""
+    head = json.dumps({"teacher": teacher})
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    if lines[:1] != [head]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(head + "\n", encoding="utf-8")
+        return {}
+    if lines[-1]:  # a line that was not finished
+        lines[-1] = ""
+        path.write_text("\n".join(lines), encoding="utf-8")
+    return dict(map(json.loads, filter(None, lines[1:])))
+
+
+def _key(utterance: Utterance) -> str:
+    """Of its stretch of its file."""
+    return f"{utterance.audio_path.resolve()} {utterance.offset_seconds} {utterance.duration_seconds}"
 
 
 def _nearest_folder(path: Path) -> Path:
     """The first of its folders that is there."""
     return next(folder for folder in path.absolute().parents if folder.is_dir())
-
-
-def _is_good(transcript: Transcript, keep: PseudoLabelFilter, usual_rate: float) -> bool:
-    return keep.keeps(
-        transcript.text,
-        seconds=transcript.duration_seconds,
-        confidence=transcript.confidence or 0.0,
-        usual_rate=usual_rate,
-    )
 
 
 def _place(utterance: Utterance) -> tuple[Path, float]:

@@ -3,6 +3,7 @@
 A zipped bundle is read in memory: nothing of it is ever written to disk.
 """
 
+import hashlib
 import lzma
 import os
 import stat
@@ -32,6 +33,14 @@ _KNOWN_FILES = (
     "lm.arpa",
     "card.md",
 )
+
+
+def files_digest(files: Mapping[str, bytes]) -> str:
+    """Of names and contents: bundles of one digest are the same."""
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def holds_integers(files: Mapping[str, bytes]) -> bool:

@@ -11,7 +11,8 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         name,
         help="transcribe recordings without text to train on them",
         description="Transcribes manifests and writes one of the utterances that the model is sure of and whose rate "
-        "of speech is that of the labelled ones. Train with both: data.train=[LABELLED, OUT].",
+        "of speech is that of the labelled ones. Train with both: data.train=[LABELLED, OUT]. What is interrupted "
+        "goes on when it is called again.",
     )
     parser.add_argument("model", metavar="BUNDLE", help="folder or .zip; with a language model, if it holds one")
     parser.add_argument("unlabelled", nargs="+", metavar="MANIFEST", help="recordings; their texts are not looked at")
@@ -43,6 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from speechkit.bundle_files import files_digest, read_bundle_files
     from speechkit.data.manifest import expand_path
     from speechkit.decoding.pseudo_labels import PseudoLabelFilter
     from speechkit.pipelines.pseudo_label import pseudo_label
@@ -64,6 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
             [expand_path(path) for path in arguments.labelled],
             arguments.out,
             keep,
+            teacher=f"{files_digest(read_bundle_files(arguments.model))} {arguments.no_language_model}",
             on_progress=bar.update,
         )
     print(

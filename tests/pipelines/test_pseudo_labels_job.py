@@ -1,7 +1,10 @@
 """A round of pseudo-labels: what is kept, in which order, and what is refused."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +12,7 @@ from speechkit.cli.main import main
 from speechkit.data import read_utterances
 from speechkit.decoding.pseudo_labels import PseudoLabelFilter
 from speechkit.pipelines.pseudo_label import pseudo_label
-from speechkit.recognizer import Recognizer
+from speechkit.recognizer import Recognizer, Span
 
 EVERYTHING = PseudoLabelFilter(0.0, 0.0, 1e6)
 
@@ -33,6 +36,44 @@ def test_keeps_what_the_filter_keeps(corpus: Path, untrained: Path, tmp_path: Pa
         path for path, transcript in heard.items() if transcript.confidence >= middle
     }
     assert some.num_kept + some.num_dropped == whole.num_kept + whole.num_dropped == len(order)
+
+
+def test_what_was_interrupted_goes_on(
+    corpus: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizer, out = Recognizer.load(untrained), tmp_path / "out.jsonl"
+    manifest = corpus / "unlabelled.jsonl"
+
+    def label(teacher: str, after: int = 1000) -> list[int]:
+        """Stops after so many recordings; gives how many spans the recogniser got."""
+        original, counts = Recognizer.transcribe_iter, []
+
+        def some(self: Recognizer, spans: list[Span], **options: Any) -> Iterator[Any]:
+            counts.append(len(spans))
+            yield from itertools.islice(original(self, spans, **options), after)
+            if after < len(spans):
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Recognizer, "transcribe_iter", some)
+            try:
+                pseudo_label(recognizer, [manifest], [corpus / "train.jsonl"], out, EVERYTHING, teacher=teacher)
+            except KeyboardInterrupt:
+                assert not out.exists()
+        return counts
+
+    assert label("a") == [6]
+    whole = out.read_bytes()
+    out.unlink()
+    assert label("a", after=2) == [6]
+    partial = tmp_path / "out.jsonl.partial"
+    with partial.open("a") as file:
+        file.write('["cut')  # by a machine that went away
+    assert label("a", after=1) == [4]
+    assert label("b", after=1) == [6]  # another teacher's texts are not taken
+    assert label("b") == [5]
+    assert out.read_bytes() == whole
+    assert not partial.exists()
 
 
 def test_labelled_recordings_are_left_out_and_broken_ones_counted(
