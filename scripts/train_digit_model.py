@@ -68,8 +68,9 @@ def write_tests(folder: Path, digits: Path, voices: Path) -> dict[str, Path]:
     if not (folder / "strings.jsonl").exists():
         recordings = digit_strings.read_digits(digits, "test")
         folder.mkdir(parents=True, exist_ok=True)
-        generator = np.random.default_rng(0)
-        digit_strings.write_strings(folder, "strings", recordings, sorted(recordings), 8.0, generator)
+        generator = np.random.default_rng(1)
+        # long enough to tell a tenth of a point in a hundred words from chance, nearly
+        digit_strings.write_strings(folder, "strings", recordings, sorted(recordings), 40.0, generator)
     return {
         "digits/test": digits / "test.jsonl",
         "strings of digits/test": folder / "strings.jsonl",
