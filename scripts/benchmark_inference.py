@@ -1,7 +1,7 @@
 """An int8 bundle against its float model, from waveform to text, one thread.
 
-`python scripts/benchmark_inference.py FLOAT INT8 MANIFEST` writes benchmarks/results/inference.{json,md}: time and text
-of ONNX Runtime int8 (the bundle as it is), ONNX Runtime float32 in its best form (norms folded, convolutions over time
+`python scripts/benchmark_inference.py FLOAT INT8 MANIFEST...` writes benchmarks/results/inference.{json,md}: time and
+text of ONNX Runtime int8 (the bundle as it is), ONNX Runtime float32 in its best form (norms folded, convolutions over time
 as 1 x k, the same front end) and torch eager (the float bundle), in turn in one process, medians; the networks alone;
 sizes of files; the time from the command line to the first text; and the step of training with and without
 quantization.
@@ -74,7 +74,7 @@ def bench_recognition(float_bundle: str, int8_bundle: str, utterances: list[Utte
     seconds = sum(map(len, waves)) / bundle.sample_rate_hz
     eager, integer = Recognizer.load(float_bundle), Recognizer.load(int8_bundle)
     front_end = integer.model.front_end
-    session, float32_bytes = open_float_session(float_bundle)
+    session, _ = open_float_session(float_bundle)
     texts: dict[str, list[str]] = {}
 
     def text_of(logits: Any) -> str:
@@ -120,12 +120,16 @@ def bench_recognition(float_bundle: str, int8_bundle: str, utterances: list[Utte
         "int8_over_float32": whole["float32"] / whole["int8"],
         "int8_over_float32_network": alone["float32 network"] / alone["int8 network"],
         "int8_over_eager": whole["torch eager"] / whole["int8"],
-        "bytes": {
-            "float32 onnx": float32_bytes,
-            "int8 onnx": len(bundle.onnx),
-            "float bundle": _bytes(Path(float_bundle)),
-            "int8 bundle": _bytes(Path(int8_bundle)),
-        },
+    }
+
+
+def sizes(float_bundle: str, int8_bundle: str) -> dict[str, int]:
+    """Bytes of bundles and of ONNX files."""
+    return {
+        "float32 onnx": open_float_session(float_bundle)[1],
+        "int8 onnx": len(load_integer_bundle(int8_bundle).onnx),
+        "float bundle": _bytes(Path(float_bundle)),
+        "int8 bundle": _bytes(Path(int8_bundle)),
     }
 
 
@@ -187,34 +191,38 @@ def _bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
 
 
+def _recognition_table(name: str, part: Mapping[str, Any]) -> list[str]:
+    seconds = part["audio_seconds"]
+    return [
+        "",
+        f"## {name}: {part['utterances']} utterances, {seconds:.0f} s of audio, one by one",
+        "",
+        "| waveform to text | ms a second of audio | times real time | WER % |",
+        "|---|---|---|---|",
+        *(
+            f"| {way} | {1000 * value / seconds:.2f} | {part['times_real_time'][way]:.0f} "
+            f"| {100 * part['wer'][way]:.2f} |"
+            for way, value in part["seconds"].items()
+        ),
+        *(f"| {step} | {1000 * value / seconds:.2f} | | |" for step, value in part["seconds_of_parts"].items()),
+        "",
+        f"int8 is {part['int8_over_float32']:.2f} x as fast as float32 under ONNX Runtime from waveform to text, "
+        f"{part['int8_over_float32_network']:.2f} x in the network alone, and {part['int8_over_eager']:.1f} x as fast "
+        "as torch eager.",
+    ]
+
+
 def as_markdown(results: Mapping[str, Any]) -> str:
     """The figures for people."""
-    recognition, training = results["recognition"], results["training"]
-    rows = [
-        f"| {name} | {1000 * recognition['seconds'][name] / recognition['audio_seconds']:.2f} | "
-        f"{recognition['times_real_time'][name]:.0f} | {100 * recognition['wer'][name]:.2f} |"
-        for name in recognition["seconds"]
-    ]
-    parts = [
-        f"| {name} | {1000 * seconds / recognition['audio_seconds']:.2f} | | |"
-        for name, seconds in recognition["seconds_of_parts"].items()
-    ]
-    sizes = ", ".join(f"{name} {size}" for name, size in recognition["bytes"].items())
+    training = results["training"]
+    tables = [line for name, part in results["recognition"].items() for line in _recognition_table(name, part)]
+    sizes = ", ".join(f"{name} {size}" for name, size in results["bytes"].items())
     return "\n".join(
         [
             "# Inference in int8",
             "",
             f"{results['machine']}, one thread; {results['command']}; {results['date']}.",
-            f"{recognition['utterances']} utterances, {recognition['audio_seconds']:.0f} s of audio, one by one.",
-            "",
-            "| waveform to text | ms a second of audio | times real time | WER % |",
-            "|---|---|---|---|",
-            *rows,
-            *parts,
-            "",
-            f"int8 is {recognition['int8_over_float32']:.2f} x as fast as float32 under ONNX Runtime from waveform to "
-            f"text, {recognition['int8_over_float32_network']:.2f} x in the network alone, and "
-            f"{recognition['int8_over_eager']:.1f} x as fast as torch eager.",
+            *tables,
             "",
             f"Bytes: {sizes}. Start to text: {results['start']['median_seconds']:.2f} s.",
             "",
@@ -229,20 +237,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("float_bundle")
     parser.add_argument("int8_bundle")
-    parser.add_argument("manifest")
-    parser.add_argument("--most", type=int, default=200, help="utterances (%(default)s)")
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST")
+    parser.add_argument("--most", type=int, default=200, help="utterances of each (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS / "inference.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    utterances = read_utterances(arguments.manifest)[: arguments.most]
+    sets = {}
+    for manifest in map(Path, arguments.manifests):
+        every = read_utterances(manifest)
+        sets[f"{manifest.parent.name}/{manifest.stem}"] = every[:: max(1, len(every) // arguments.most)][
+            : arguments.most
+        ]
+    first = next(iter(sets.values()))[0]
     results = {
         "date": date.today().isoformat(),
-        "command": "python scripts/benchmark_inference.py FLOAT INT8 MANIFEST",
+        "command": "python scripts/benchmark_inference.py FLOAT INT8 MANIFEST...",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
-        "recognition": bench_recognition(arguments.float_bundle, arguments.int8_bundle, utterances),
-        "start": bench_start(arguments.int8_bundle, Path(utterances[0].audio_path)),
+        "recognition": {
+            name: bench_recognition(arguments.float_bundle, arguments.int8_bundle, utterances)
+            for name, utterances in sets.items()
+        },
+        "bytes": sizes(arguments.float_bundle, arguments.int8_bundle),
+        "start": bench_start(arguments.int8_bundle, Path(first.audio_path)),
         "training": bench_training(arguments.float_bundle),
     }  # fmt: skip
     arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

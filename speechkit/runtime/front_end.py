@@ -29,7 +29,8 @@ SAMPLE_BITS, WINDOW_BITS, FILTER_BITS, LOG_BITS = 6, 15, 11, 20
 POWER_SHIFT = 9  # 12 fraction bits -> 3
 ENERGY_BITS = 2 * SAMPLE_BITS - POWER_SHIFT + FILTER_BITS
 INT16_SCALE = 32768.0  # from [-1, 1] to 16-bit samples
-_BLOCK_FRAMES = 256  # whose intermediate results stay in the cache
+_BLOCK_FRAMES = 64  # whose intermediate results stay in the cache
+_EXACT = 2.0**53  # below it every whole number has a place in float64
 
 
 @dataclass(frozen=True)
@@ -177,16 +178,23 @@ def _log2(energy: np.ndarray, tables: IntegerTables) -> np.ndarray:
 class IntegerFrontEnd:
     """`integer_codes` at speed: the same integers, most of them in float64, where sums below 2^53 are exact.
 
+    Shifts are products with powers of two, most of them in the tables. Where a block is so loud that a sum may pass
+    2^53, that step is done in int64 or in two halves.
+
     Args:
         tables: of the front end.
     """
 
     def __init__(self, tables: IntegerTables) -> None:
         self.tables = tables
-        self._dft = np.concatenate(dft_tables(tables), axis=1)
+        self._preemphasis = tables.preemphasis * 2.0**-WINDOW_BITS
+        self._window = tables.window * 2.0**-WINDOW_BITS
+        self._dft = np.concatenate(dft_tables(tables), axis=1) * 2.0**-tables.twiddle_bits
         self._filters = filter_matrix(tables)
+        self._most_power = _EXACT / max(1.0, self._filters.sum(axis=0).max())
+        self._log_table = tables.log_table.astype(np.int64)
         diagonal = np.diag(np.diagonal(tables.multiplier))
-        self._is_diagonal = bool(np.array_equal(tables.multiplier, diagonal))
+        self._diagonal = np.diagonal(tables.multiplier) if np.array_equal(tables.multiplier, diagonal) else None
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """float waveform (N,) in [-1, 1] -> int8 codes (T, F) of the frames that lie wholly inside."""
@@ -200,26 +208,56 @@ class IntegerFrontEnd:
     def _codes(self, frames: np.ndarray) -> np.ndarray:
         """Whole samples (T, frame_length) of any type -> int8 (T, F)."""
         tables = self.tables
-        x = frames.astype(np.float64) * (1 << SAMPLE_BITS)
-        if tables.remove_dc:
-            x -= np.floor((2 * x.sum(axis=1, keepdims=True) + tables.frame_length) / (2 * tables.frame_length))
-        emphasised = x * (1 << WINDOW_BITS)
-        emphasised[:, 1:] -= tables.preemphasis * x[:, :-1]
-        emphasised[:, 0] -= tables.preemphasis * x[:, 0]
-        windowed = _floor_shift(_floor_shift(emphasised, WINDOW_BITS) * tables.window, WINDOW_BITS)
-        spectrum = _floor_shift(windowed @ self._dft, tables.twiddle_bits).astype(np.int64)
-        power = np.square(spectrum).reshape(len(frames), 2, -1).sum(axis=1)
-        power = _rounded_shift(power, POWER_SHIFT)  # below 2^53; in two halves, for products with weights
-        high, low = power >> 24, power & ((1 << 24) - 1)
-        high, low = ((half.astype(np.float64) @ self._filters).astype(np.int64) for half in (high, low))
-        log = _log2((high << 24) + low, tables)
-        features = log * np.diagonal(tables.multiplier) if self._is_diagonal else log @ tables.multiplier
+        power = self._power(_rounded(self._windowed(frames) @ self._dft))
+        if power.max() < self._most_power:
+            energy = (power @ self._filters).astype(np.int64)
+        else:
+            high = np.floor(power * 2.0**-24)
+            low = power - high * 2.0**24
+            energy = ((high @ self._filters).astype(np.int64) << 24) + (low @ self._filters).astype(np.int64)
+        log = self._log2(energy)
+        features = log @ tables.multiplier if self._diagonal is None else log * self._diagonal
         codes = np.clip(_rounded_shift(features + tables.offset, tables.shift), tables.code_min, tables.code_max)
         return codes.astype(np.int8)
 
+    def _windowed(self, frames: np.ndarray) -> np.ndarray:
+        tables = self.tables
+        x = np.multiply(frames, float(1 << SAMPLE_BITS), dtype=np.float64)
+        if tables.remove_dc:
+            x -= np.floor((2 * x.sum(axis=1, keepdims=True) + tables.frame_length) / (2 * tables.frame_length))
+        before = x * self._preemphasis
+        x[:, 1:] -= before[:, :-1]
+        x[:, 0] -= before[:, 0]
+        _rounded(x)
+        x *= self._window
+        return _rounded(x)
 
-def _floor_shift(x: np.ndarray, bits: int) -> np.ndarray:
-    """`_rounded_shift` of whole numbers in float64, in place."""
-    x += 1 << (bits - 1)
-    x *= 2.0**-bits
+    def _power(self, spectrum: np.ndarray) -> np.ndarray:
+        """Real parts beside imaginary ones (T, 2 bins) -> (T, bins); overwrites them."""
+        parts = spectrum.reshape(len(spectrum), 2, -1)
+        if max(spectrum.max(), -spectrum.min()) < 2.0**25.5:
+            np.square(parts, out=parts)
+            power = parts.sum(axis=1)
+            power *= 2.0**-POWER_SHIFT
+            return _rounded(power)
+        whole = np.square(parts.astype(np.int64)).sum(axis=1)
+        return _rounded_shift(whole, POWER_SHIFT).astype(np.float64)
+
+    def _log2(self, energy: np.ndarray) -> np.ndarray:
+        """`_log2`, which of a number needs its leading 24 bits: they are those of a float64."""
+        if energy.max() >= 1 << 53:  # whose last bits must not round the leading ones
+            energy = np.where(energy >= 1 << 53, energy & ~np.int64(2047), energy)
+        bits = energy.astype(np.float64).view(np.uint64)
+        top = (bits >> 52).astype(np.int64) - 1023
+        place = ((bits >> 44) & 0xFF).astype(np.int64)
+        rest = ((bits >> 29) & 0x7FFF).astype(np.int64)
+        low = self._log_table[place]
+        rise = self._log_table[place + 1] - low
+        log = (top << LOG_BITS) + low + ((rise * rest) >> 15)
+        return np.where(energy > 0, log, self.tables.zero_energy_log)
+
+
+def _rounded(x: np.ndarray) -> np.ndarray:
+    """floor(x + 1/2), in place."""
+    x += 0.5
     return np.floor(x, out=x)

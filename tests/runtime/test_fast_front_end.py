@@ -11,7 +11,8 @@ from speechkit.runtime.front_end import IntegerFrontEnd, integer_codes
 def signals(size: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     square = np.where(np.arange(size) // 13 % 2, 1.0, -1.0)
-    return [rng.standard_normal(size) * 0.1, square, np.zeros(size), rng.standard_normal(size) * 1e-4]
+    tone = np.sin(np.arange(size) * 0.3)  # all in one bin, where powers and energies pass 2^53
+    return [rng.standard_normal(size) * 0.1, square, tone, np.zeros(size), rng.standard_normal(size) * 1e-4]
 
 
 @pytest.mark.parametrize(
