@@ -1,10 +1,10 @@
 """An int8 bundle against its float model, from waveform to text, one thread.
 
 `python scripts/benchmark_inference.py FLOAT INT8 MANIFEST...` writes benchmarks/results/inference.{json,md}: time and
-text of ONNX Runtime int8 (the bundle as it is), ONNX Runtime float32 in its best form (norms folded, convolutions over
-time as 1 x k, the same front end) and torch eager (the float bundle), in turn in one process, medians; the networks alone;
-sizes of files; the time from the command line to the first text; and the step of training with and without
-quantization.
+text of ONNX Runtime int8 (the bundle as it is), ONNX Runtime float32 in its best form (norms folded, convolutions
+over time as 1 x k, the same front end) and torch eager (the float bundle), in turn in one process, medians; the
+networks alone; sizes of files; the time from the command line to the first text; and the step of training with and
+without quantization.
 """
 
 import argparse
