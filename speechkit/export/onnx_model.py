@@ -27,6 +27,7 @@ from speechkit.runtime.onnx_session import session_arguments
 INPUTS = ("features", "waveform")
 _EXAMPLE_FRAMES = 64  # of logits, in the utterance that is traced
 _CLOSE = 1e-3
+_SCOPE = "pkg.torch.onnx.name_scopes"  # where the exporter writes the modules that a node is of
 
 
 class OnnxModel(NamedTuple):
@@ -281,13 +282,25 @@ def _import_onnxruntime() -> Any:
 
 
 def _with_int8_weights(path: Path) -> Path:
+    """Quantizes the products of encoder and head; those of a front end span too many powers of ten."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared, out = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
-    logging.getLogger().setLevel(logging.ERROR)
-    quant_pre_process(os.fspath(path), os.fspath(prepared), skip_symbolic_shape=True)
-    quantize_dynamic(
-        prepared, out, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
-    )
+    nodes = import_onnx().load(path).graph.node
+    scopes = {node.name: {entry.key: entry.value for entry in node.metadata_props} for node in nodes}
+    chosen = [name for name, found in scopes.items() if "'front_end'" not in found.get(_SCOPE, "")]
+    out = path.with_suffix(".int8.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)  # it asks for a preparation that the exporter has done
+        try:
+            quantize_dynamic(
+                path,
+                out,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                nodes_to_quantize=chosen,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
+        finally:
+            logging.disable(logging.NOTSET)
     return out
