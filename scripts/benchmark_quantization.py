@@ -26,12 +26,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 NUM_DRAWS = 5000
 
 
-def quantized(bundle: Path, runs: Path, calibration: Path, weight_bits: int, recipe: str | None) -> Path:
+def quantized(
+    bundle: Path, runs: Path, calibration: Path, weight_bits: int, recipe: str | None, overrides: list[str]
+) -> Path:
     """The bundle with weights of so many bits, calibrated, or trained by a recipe."""
     out = runs / f"{'calibrated' if recipe is None else 'trained'}-{weight_bits}"
     if not (out / "config.yaml").exists():
         options = ["--calibration", str(calibration), "--weight-bits", str(weight_bits), "-o", str(out)]
-        options += [] if recipe is None else ["--qat", recipe, "--ckpt", "auto"]
+        options += [] if recipe is None else ["--qat", recipe, "--ckpt", "auto", *overrides]
         speechkit(runs / "log.txt", "quantize", str(bundle), *options)
     return out
 
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a float recogniser that has an int8 form")
     parser.add_argument("--calibration", type=Path, required=True, metavar="MANIFEST")
     parser.add_argument("--qat", metavar="RECIPE", help="(none: by calibration alone)")
+    parser.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE", help="of the recipe")
     parser.add_argument("--tests", type=Path, nargs="+", required=True, metavar="MANIFEST")
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4], help="of the weights (%(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/quantization"), help="(%(default)s)")
@@ -96,7 +99,9 @@ def main() -> None:
     forms: dict[str, Path] = {"float": arguments.bundle.resolve()}
     for how, recipe in {"calibrated": None, **({"trained": arguments.qat} if arguments.qat else {})}.items():
         for bits in arguments.bits:
-            forms[f"{bits} bits, {how}"] = quantized(forms["float"], runs, arguments.calibration, bits, recipe)
+            forms[f"{bits} bits, {how}"] = quantized(
+                forms["float"], runs, arguments.calibration, bits, recipe, arguments.overrides
+            )
     scores: dict[str, dict[str, Any]] = {form: {} for form in forms}
     pages: dict[str, list[Path]] = {form: [] for form in forms}
     for form, bundle in forms.items():
