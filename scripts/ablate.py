@@ -29,9 +29,10 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
@@ -85,11 +86,11 @@ def _train_and_score(job: Job) -> tuple[dict[str, Any], int]:
         overrides += ["trainer.enable_progress_bar=false", "trainer.enable_model_summary=false", "data.num_workers=0"]
         timing = job.out / "seconds.json"  # of every start, so that an interrupted run is not reported as a fast one
         before = json.loads(timing.read_text(encoding="utf-8")) if timing.exists() else []
-        start = time.perf_counter()
+        start = time.process_time()  # of the processor, so that what else it does is not counted
         try:
             finetune(job.configs, job.out, overrides, resume_from="auto")
         finally:
-            timing.write_text(json.dumps([*before, round(time.perf_counter() - start, 1)]), encoding="utf-8")
+            timing.write_text(json.dumps([*before, round(time.process_time() - start, 1)]), encoding="utf-8")
     last = torch.load(job.out / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
     recognizer = Recognizer.load(bundle)
     return {name: _counts(evaluate(recognizer, manifest)) for name, manifest in job.sets.items()}, last["global_step"]
@@ -216,7 +217,10 @@ def write_table(result: dict[str, Any], path: Path) -> None:
             cells.append("" if name == result["baseline"] else f"{100 * change:+.0f} % {interval}")
         cells += [f"{seconds[name]:.0f}", f"x {seconds[name] / seconds[result['baseline']]:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "`s`: median seconds of a training, evaluation left out; `time`: against the first variant."]
+    lines += [
+        "",
+        "`s`: median seconds of the processor for a training, evaluation left out; `time`: against the first variant.",
+    ]
     lines += [f"{result['machine']}, one thread a training, {result['date']}."]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -293,6 +297,25 @@ def finished_runs(
     return finished
 
 
+def train_all(jobs: Sequence[Job], num_processes: int) -> Iterator[dict[str, Any]]:
+    """Results as they come. However this ends, no training goes on after it, which would meet itself when begun again.
+
+    Raises:
+        SystemExit: a variant that is refused, or SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(run_job, job) for job in jobs]):
+            yield future.result()
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.kill()
+
+
 def main() -> None:
     """Trains what is missing, then writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -324,17 +347,11 @@ def main() -> None:
             raise SystemExit(f"--only must name variants ({', '.join(plan['variants'])}), got {variant}")
     chosen = [job for job in jobs if not arguments.only or job.variant in arguments.only]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes below
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        missing = [job for job in chosen if (job.variant, job.seed) not in done]
-        for future in as_completed([pool.submit(run_job, job) for job in missing]):
-            try:
-                run = future.result()
-            except ValueError as error:  # a variant that is refused: the others' trainings are not waited for
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise SystemExit(str(error)) from None
-            with runs_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(run) + "\n")
-            print(f"{run['variant']}, seed {run['seed']}: {run['seconds']:.0f} s", flush=True)
+    missing = [job for job in chosen if (job.variant, job.seed) not in done]
+    for run in train_all(missing, arguments.jobs):
+        with runs_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(run) + "\n")
+        print(f"{run['variant']}, seed {run['seed']}: {run['seconds']:.0f} s", flush=True)
     finished = finished_runs(read_runs(runs_path), plan["variants"], seeds)
     baseline = next(iter(plan["variants"]))
     if baseline not in finished:
