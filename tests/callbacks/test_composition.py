@@ -208,7 +208,7 @@ def test_two_processes_train_as_one(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", deal(3, seed=1), ids=lambda names: "-".join(names))
+@pytest.mark.parametrize("names", deal(4, seed=1), ids=lambda names: "-".join(names))
 def test_any_subset_on_two_processes(corpus: Path, tmp_path: Path, names: list[str]) -> None:
     """`DataParallel` compares the weights of the ranks after each step."""
     plug_ins = {name: PLUG_INS[name] for name in dict.fromkeys([*names, "DataParallel"])}
