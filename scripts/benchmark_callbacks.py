@@ -5,6 +5,7 @@ turn, several rounds in one process and on one thread, and writes benchmarks/res
 timed from before its callbacks begin until they have ended, in CPU time of the process, which other work on the machine
 disturbs least; the ratio is the median over the steps of all rounds of the time with the callback over that of the same
 step, with the same batch, in the run without that came just before it.
+Of a callback that orders the batches anew, the ratio is that of whole epochs.
 Callbacks that begin later are made to begin at once. CutMix finds nothing to cut in texts of one word, and without an
 epoch before: it is left out unless it is named, for a recipe of longer texts (--config) and more steps than an epoch.
 Waveform perturbations are not in it: they run in the data workers.
@@ -39,6 +40,7 @@ FROM_THE_START = {
     "PseudoLabel": {"start_fraction": 0.0},
     "SWA": {"start_fraction": 0.01},
 }
+REORDERS = ("Curriculum",)
 WARMUP_STEPS = 3
 
 
@@ -62,10 +64,11 @@ class StepEnd(lightning.Callback):
         self.times.append(time.process_time())
 
 
-def step_seconds(recipe: str, steps: int, callback: dict[str, Any] | None) -> list[float]:
-    """Trains anew from one seed; seconds of each step but the first ones."""
+def step_seconds(recipe: str, steps: int | None, callback: dict[str, Any] | None) -> list[float]:
+    """Trains anew from one seed, for so many steps or one epoch; seconds of each step but the first ones."""
     options = ["logger=false", "enable_checkpointing=false", "enable_progress_bar=false", "enable_model_summary=false"]
-    options += [f"max_steps={steps}", "max_epochs=-1", "limit_val_batches=0", "num_sanity_val_steps=0"]
+    options += ["max_epochs=1"] if steps is None else [f"max_steps={steps}", "max_epochs=-1"]
+    options += ["limit_val_batches=0", "num_sanity_val_steps=0"]
     options.append(f"callbacks={json.dumps([callback] if callback else [])}")
     overrides = ["data.dev=[]", "data.perturbations=[]", "data.num_workers=0", *(f"trainer.{item}" for item in options)]
     cli = parse(
@@ -82,12 +85,15 @@ def step_seconds(recipe: str, steps: int, callback: dict[str, Any] | None) -> li
     return [later - earlier for earlier, later in zip(start.times, end.times, strict=True)][WARMUP_STEPS:]
 
 
-def measure(recipe: str, callback: dict[str, Any], steps: int, rounds: int) -> dict[str, float]:
-    """Interleaved with none."""
+def measure(recipe: str, callback: dict[str, Any], steps: int | None, rounds: int) -> dict[str, float]:
+    """Interleaved with none: step by step, or by the epoch."""
     ratios, plain, with_callback = [], [], []
     for _ in range(rounds):
         before, after = (step_seconds(recipe, steps, chosen) for chosen in (None, callback))
-        ratios += [with_it / without for with_it, without in zip(after, before, strict=True)]
+        if steps is None:
+            ratios.append(sum(after) / sum(before))
+        else:
+            ratios += [with_it / without for with_it, without in zip(after, before, strict=True)]
         plain += before
         with_callback += after
     quartiles = statistics.quantiles(ratios, n=4)
@@ -120,7 +126,8 @@ def main() -> None:
         given = FROM_THE_START.get(name, {}) | arguments.args.get(name, {})
         callback = {"class_path": f"speechkit.callbacks.{name}", "init_args": given}
         try:
-            rows[name] = measure(arguments.config, callback, arguments.steps, arguments.rounds)
+            steps = None if name in REORDERS else arguments.steps
+            rows[name] = measure(arguments.config, callback, steps, arguments.rounds)
         except ValueError as error:
             rows[name] = {"not measured": str(error)}
         print(name, rows[name], flush=True)
