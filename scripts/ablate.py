@@ -350,7 +350,7 @@ def main() -> None:
     missing = [job for job in chosen if (job.variant, job.seed) not in done]
     for run in train_all(missing, arguments.jobs):
         with runs_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(run) + "\n")
+            file.write(json.dumps(run, separators=(",", ":")) + "\n")
         print(f"{run['variant']}, seed {run['seed']}: {run['seconds']:.0f} s", flush=True)
     finished = finished_runs(read_runs(runs_path), plan["variants"], seeds)
     baseline = next(iter(plan["variants"]))
