@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechkit.encoders.normalization import masked_norm
 from speechkit.masking import length_mask
 from speechkit.quantization.observers import MSEObserver
 from speechkit.runtime import Domain, IntegerLayer
@@ -95,21 +94,22 @@ class ConvPart(nn.Module):
         """Batch norm over real frames of sums (B, C', T') that are worth unit / factor each, in units of `scale`."""
         norm = self.norm
         value = unit / self.factor().detach()  # k; its sign is gamma's
-        y, mean, var, count = masked_norm(
-            sums,
-            length_mask(lengths, sums.shape[2])[:, None, :],
-            norm.weight * value.sign() / scale,
-            norm.bias / scale,
-            norm.eps / value.square(),
-            getattr(norm, "joined", lambda *sums: sums),  # over ranks, where the batch norm joins them
-        )
+        joined = getattr(norm, "joined", lambda *sums: sums)  # over ranks, where the batch norm joins them
+        mask = length_mask(lengths, sums.shape[2])[:, None, :]
+        count, total = joined(mask.sum().float().reshape(1), (sums * mask).sum(dim=(0, 2)))
+        count = count.clamp(min=1)
+        mean = total / count
+        centered = (sums - mean[:, None]) * mask
+        (square,) = joined(centered.square().sum(dim=(0, 2)))
+        var = square / count
         if getattr(norm, "update_running", True):
             with torch.no_grad():
                 bias = 0.0 if self.bias is None else self.bias
                 unbiased = var * value.square() * count / (count - 1).clamp(min=1)
                 norm.running_mean.lerp_(mean * value + bias, norm.momentum)
                 norm.running_var.lerp_(unbiased, norm.momentum)
-        return y
+        slope = norm.weight * value.sign() * (var + norm.eps / value.square()).rsqrt()
+        return torch.addcmul((norm.bias / scale)[:, None], centered, (slope / scale)[:, None])
 
 
 class QuantizedConv(nn.Module):

@@ -3,8 +3,7 @@
 import torch
 from torch import nn
 
-from speechkit.encoders.normalization import MaskedBatchNorm1d, masked_norm
-from speechkit.masking import length_mask
+from speechkit.encoders.normalization import MaskedBatchNorm1d
 
 
 def test_is_torchs_batch_norm_of_the_real_frames() -> None:
@@ -27,16 +26,3 @@ def test_a_batch_without_frames_leaves_the_running_statistics() -> None:
     norm(torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.long))
     assert norm.running_mean.tolist() == [5.0] * 3
     assert norm.running_var.tolist() == [1.0] * 3
-
-
-def test_gradients_are_those_of_finite_differences() -> None:
-    mask = length_mask(torch.tensor([6, 4, 0]), 6)[:, None, :]
-    x = (torch.randn(3, 2, 6, dtype=torch.double) * 2 + 1).requires_grad_()
-    gain, shift = (torch.randn(2, dtype=torch.double, requires_grad=True) for _ in range(2))
-    eps = torch.tensor([0.1, 2.0], dtype=torch.double)
-    assert torch.autograd.gradcheck(lambda *inputs: masked_norm(inputs[0], mask, *inputs[1:], eps)[0], (x, gain, shift))
-    y, *statistics = masked_norm(x, mask, gain, shift, eps)
-    assert not any(tensor.requires_grad for tensor in statistics)
-    y.square().sum().backward()
-    assert x.grad is not None
-    assert not x.grad[~mask.expand_as(x)].any()  # what is padding has no say
