@@ -1,5 +1,7 @@
 """The fast integer front end gives the codes of its definition, and of the front end in torch."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from speechkit.runtime.front_end import IntegerFrontEnd, integer_codes
 def signals(size: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     square = np.where(np.arange(size) // 13 % 2, 1.0, -1.0)
-    tone = np.sin(np.arange(size) * 0.3)  # all in one bin, where powers and energies pass 2^53
+    tone = 4.0 * np.sin(np.arange(size) * 2.2)  # clipped, and in few bins, where powers and energies pass 2^53
     return [rng.standard_normal(size) * 0.1, square, tone, np.zeros(size), rng.standard_normal(size) * 1e-4]
 
 
@@ -23,14 +25,18 @@ def test_codes_are_those_of_the_definition(features: MFB) -> None:
     front_end = QuantizedFrontEnd(features, arithmetic="integer")
     tables = front_end.integer().tables
     fast = IntegerFrontEnd(tables)
+    energies: list[int] = []
     for signal in signals(3 * features.sample_rate_hz + 7):
         waveform = signal.astype(np.float32)
         samples = np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
         frames = np.lib.stride_tricks.sliding_window_view(samples, tables.frame_length)[:: tables.hop_length]
         codes = fast(waveform)
-        assert np.array_equal(codes, integer_codes(frames, tables))
+        steps: dict[str, Any] = {}
+        assert np.array_equal(codes, integer_codes(frames, tables, steps=steps))
+        energies.append(int(steps["energy"].max()))
         expected, _ = front_end(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
         assert np.array_equal(codes, expected[0].numpy())
+    assert min(energies) < 2**53 <= max(energies)  # both ways of every step
 
 
 def test_less_than_a_frame_has_no_codes() -> None:
