@@ -3,8 +3,8 @@
 `python scripts/benchmark_callbacks.py` trains the recipe `digits` for some steps without callbacks and with each one in
 turn, several rounds in one process and on one thread, and writes benchmarks/results/callbacks.{json,md}. A step is
 timed from before its callbacks begin until they have ended, in CPU time of the process, which other work on the machine
-disturbs least; the ratio is the median over the steps of all rounds of the time with the callback over that of the same
-step, with the same batch, in the run without that came just before it.
+disturbs least. Every round trains on the same batches, and of each step the fastest round counts, with and without; the
+ratio is that of the sums over the steps, its interval a bootstrap over them.
 Of a callback that orders the batches anew, the ratio is that of whole epochs.
 Callbacks that begin later are made to begin at once. CutMix finds nothing to cut in texts of one word, and without an
 epoch before: it is left out unless it is named, for a recipe of longer texts (--config) and more steps than an epoch.
@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import statistics
 import sys
 import time
 from datetime import date
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 
 from speechkit.pipelines.plug_ins import find_plug_in, list_plug_ins
@@ -42,6 +42,7 @@ FROM_THE_START = {
 }
 REORDERS = ("Curriculum",)
 WARMUP_STEPS = 3
+CMVN: dict[str, Any] = {}  # fitted once for each recipe
 
 
 class StepStart(lightning.Callback):
@@ -78,7 +79,12 @@ def step_seconds(recipe: str, steps: int | None, callback: dict[str, Any] | None
         trainer_defaults={"gradient_clip_val": 5.0},
     )
     trainer: Any = cli.trainer
-    fit_global_cmvn(cli.model, cli.datamodule)
+    cmvn: Any = cli.model.front_end.cmvn
+    if recipe in CMVN:
+        cmvn.load_state_dict(CMVN[recipe])
+    elif cmvn is not None:
+        fit_global_cmvn(cli.model, cli.datamodule)
+        CMVN[recipe] = cmvn.state_dict()
     start, end = StepStart(), StepEnd()
     trainer.callbacks = [start, *trainer.callbacks, end]
     trainer.fit(cli.model, datamodule=cli.datamodule)
@@ -86,23 +92,19 @@ def step_seconds(recipe: str, steps: int | None, callback: dict[str, Any] | None
 
 
 def measure(recipe: str, callback: dict[str, Any], steps: int | None, rounds: int) -> dict[str, float]:
-    """Interleaved with none: step by step, or by the epoch."""
-    ratios, plain, with_callback = [], [], []
-    for _ in range(rounds):
-        before, after = (step_seconds(recipe, steps, chosen) for chosen in (None, callback))
-        if steps is None:
-            ratios.append(sum(after) / sum(before))
-        else:
-            ratios += [with_it / without for with_it, without in zip(after, before, strict=True)]
-        plain += before
-        with_callback += after
-    quartiles = statistics.quantiles(ratios, n=4)
+    """Interleaved with none; of a step its fastest round, or of an epoch."""
+    runs = [[step_seconds(recipe, steps, chosen) for chosen in (None, callback)] for _ in range(rounds)]
+    seconds = np.array(runs)  # (rounds, without and with, steps)
+    if steps is None:
+        seconds = seconds.sum(axis=2, keepdims=True)
+    without, with_callback = seconds.min(axis=0)
+    draws = np.random.default_rng(0).integers(len(without), size=(2000, len(without)))
+    ratios = with_callback[draws].sum(axis=1) / without[draws].sum(axis=1)
     return {
-        "ratio": statistics.median(ratios),
-        "ratio_low_quartile": quartiles[0],
-        "ratio_high_quartile": quartiles[2],
-        "milliseconds_without": 1000 * statistics.median(plain),
-        "milliseconds_with": 1000 * statistics.median(with_callback),
+        "ratio": float(with_callback.sum() / without.sum()),
+        "ratio_interval": np.quantile(ratios, [0.025, 0.975]).tolist(),
+        "milliseconds_without": 1000 * float(without.mean()),
+        "milliseconds_with": 1000 * float(with_callback.mean()),
     }
 
 
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("callbacks", nargs="*", metavar="NAME", help="(all that are not always on)")
     parser.add_argument("--config", default="digits", help="recipe (%(default)s)")
     parser.add_argument("--steps", type=int, default=40, help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--args", type=json.loads, default={}, help='{"NAME": {"argument": value}}')
     parser.add_argument("--results", type=Path, default=RESULTS, help="(%(default)s)")
     arguments = parser.parse_args()
@@ -143,12 +145,12 @@ def main() -> None:
     }
     lines = ["# What callbacks cost in a training step", "", "Made by `scripts/benchmark_callbacks.py`."]
     lines[-1] += f" Recipe `{arguments.config}`, {arguments.rounds} x {arguments.steps} steps, interleaved with none."
-    lines += ["", "| callback | time of a step | quartiles | ms without | ms with |", "|---|---|---|---|---|"]
+    lines += ["", "| callback | time of a step | 95 % | ms without | ms with |", "|---|---|---|---|---|"]
     for name, row in rows.items():
         if "ratio" in row:
-            quartiles = f"{row['ratio_low_quartile']:.3f} to {row['ratio_high_quartile']:.3f}"
+            low, high = row["ratio_interval"]
             times = f"{row['milliseconds_without']:.1f} | {row['milliseconds_with']:.1f}"
-            lines.append(f"| {name} | x {row['ratio']:.3f} | {quartiles} | {times} |")
+            lines.append(f"| {name} | x {row['ratio']:.3f} | {low:.3f} to {high:.3f} | {times} |")
         else:
             lines.append(f"| {name} | not measured: {row['not measured']} | | | |")
     lines += ["", f"{result['machine']}, {result['date']}."]

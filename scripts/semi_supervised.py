@@ -6,8 +6,9 @@ arctic's train set has text, and speechocean's has none; nothing of speechocean 
 weights. The labels are phonemes and the encoder wav2vec's, from scratch; words are decoded with trigrams of English at
 large (--text: what scripts/general_text.py wrote), whose weight each model chooses on its development sets. Round 0 is
 trained on the texts alone; each later round on these and on what the model before it has transcribed and is sure of.
+Every training takes as many steps.
 
-A training whose row is in the JSON is not done again, and what was interrupted goes on.
+A training whose row is in the JSON is not done again, and what was interrupted goes on. Both trials may run at a time.
 """
 
 import argparse
@@ -27,9 +28,14 @@ from training_runs import score, speechkit, train
 RESULTS = ROOT / "benchmarks" / "results"
 ENCODER = "wav2vec"
 SURE = "0.4"  # the least confidence of a transcript that is learned from
-TRAINING = ("trainer.max_epochs=12", "data.batch_seconds=36")
-# the overlay few_labels says how often ten minutes are gone through
-ALONE = {"few_labels": (), "domain": TRAINING}
+STEPS = 1600  # of every training, so that more to hear is not more training
+TRAINING = (
+    "trainer.max_epochs=-1",
+    f"trainer.max_steps={STEPS}",
+    "trainer.check_val_every_n_epoch=null",
+    "trainer.val_check_interval=200",
+    "data.batch_seconds=36",
+)
 TEST = {"few_labels": ("arctic", "speechocean"), "domain": ("speechocean",)}
 
 
@@ -58,14 +64,13 @@ class Trial:
         out = self.runs / f"round-{number}"
         train_sets = [str(self.labelled)]
         row: dict[str, Any] = {"trial": self.name, "seed": self.seed, "round": number}
-        options = ALONE[self.name]
         if number:
             heard = self.runs / f"round-{number}.jsonl"
             if not heard.exists():
                 self.transcribe(self.runs / f"round-{number - 1}" / "bundle", heard)
             lines = heard.read_text(encoding="utf-8").splitlines()
             row["pseudo_labelled_hours"] = sum(json.loads(line)["duration"] for line in lines) / 3600
-            train_sets, options = [*train_sets, str(heard)], TRAINING
+            train_sets.append(str(heard))
         recipes = [*FINE_TUNING, str(write_encoder(self.read.runs, ENCODER))]
         bundle = train(
             out,
@@ -75,7 +80,7 @@ class Trial:
             f"trainer.precision={self.read.precision}",
             f"data.train={json.dumps(train_sets)}",
             f"data.dev={json.dumps([str(self.dev)])}",
-            *options,
+            *TRAINING,
         )
         if not (bundle / "lm.arpa").exists():
             tuning = ["--lm", str(self.read.english), "--beam", "20", "--rate", "cer"]
@@ -99,7 +104,7 @@ def write_table(result: dict[str, Any], path: Path) -> None:
     lines = [
         "# What recordings without text add",
         "",
-        "Made by `scripts/semi_supervised.py` from `semi_supervised.json`.",
+        f"Made by `scripts/semi_supervised.py` from `semi_supervised.json`; {STEPS} steps a training.",
     ]
     titles = {
         "few_labels": "Ten minutes with text, the rest of both train sets without",
@@ -128,6 +133,11 @@ def write_table(result: dict[str, Any], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What was measured so far."""
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,7 +149,6 @@ def main() -> None:
     parser.add_argument("--precision", default="32-true", help="bf16-mixed where the CPU has it")
     arguments = parser.parse_args()
     path = RESULTS / "semi_supervised.json"
-    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
     read = ReadSentences(
         arguments.runs.resolve() / "read",
         text=arguments.text,
@@ -151,10 +160,10 @@ def main() -> None:
         for name in arguments.trials or TEST:
             trial = Trial(name, seed, read)
             for number in range(arguments.rounds + 1):
-                done = {(row["trial"], row["seed"], row["round"]) for row in result["runs"]}
-                if (name, seed, number) in done:
+                if any((row["trial"], row["seed"], row["round"]) == (name, seed, number) for row in read_rows(path)):
                     continue
-                result["runs"].append(trial.round(number))
+                row = trial.round(number)
+                result: dict[str, Any] = {"runs": [*read_rows(path), row]}
                 result["runs"].sort(key=lambda row: (row["trial"], row["round"], row["seed"]))
                 result |= {
                     "command": " ".join(["python", *sys.argv]),

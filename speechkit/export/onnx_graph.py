@@ -7,6 +7,7 @@ import numpy as np
 
 OPSET = 20
 IR_VERSION = 9  # the newest that onnxruntime 1.17 reads
+WITH_INT4 = (21, 10)  # opset and version of graphs that hold weights of four bits: onnxruntime 1.19
 
 
 class Graph:
@@ -20,6 +21,7 @@ class Graph:
         self._onnx = import_onnx()
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
+        self._versions = (OPSET, IR_VERSION)
 
     def node(self, kind: str, *inputs: str, name: str = "", output: str = "", **attributes: Any) -> str:
         """Adds an operator of one output, and returns that one's name."""
@@ -34,7 +36,22 @@ class Graph:
             ValueError: the name stands for another value already.
         """
         array = np.asarray(value, dtype=np.int64 if isinstance(value, list) else None)
-        constant = self._onnx.numpy_helper.from_array(array, name)
+        return self._keep(name, self._onnx.numpy_helper.from_array(array, name))
+
+    def packed(self, name: str, value: np.ndarray) -> str:
+        """Adds int8 values in [-8, 7], two to a byte, and returns the name under which they are int8 again.
+
+        ONNX Runtime unpacks them as it loads the graph.
+        """
+        helper, types = self._onnx.helper, self._onnx.TensorProto
+        nibbles = np.zeros(value.size + value.size % 2, np.uint8)
+        nibbles[: value.size] = value.reshape(-1).view(np.uint8) & 15
+        pairs = nibbles[0::2] | nibbles[1::2] << 4
+        self._keep(name, helper.make_tensor(name, types.INT4, value.shape, pairs.tobytes(), raw=True))
+        self._versions = WITH_INT4
+        return self.node("Cast", name, to=types.INT8)
+
+    def _keep(self, name: str, constant: Any) -> str:
         if self._constants.setdefault(name, constant) != constant:
             raise ValueError(f"layers must have names that give no constant two values, got {name!r} twice.")
         return name
@@ -54,8 +71,9 @@ class Graph:
         graph = helper.make_graph(
             self._nodes, "speechkit", [source], [target], initializer=list(self._constants.values())
         )
+        opset, ir_version = self._versions
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="speechkit"
+            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version, producer_name="speechkit"
         )
         helper.set_model_props(model, metadata)
         self._onnx.checker.check_model(model)

@@ -3,7 +3,7 @@
 Convolutions over time are written as 1 x k convolutions over a plane of height 1: ONNX Runtime has fast kernels for
 those only. Weights are int8. Activations are uint8 with zero point Z + 128, which x86 multiplies fastest with them, or
 int8 as they are, which many compilers for ARM and its NPUs ask for. Every convolution stands between DequantizeLinear
-and QuantizeLinear, which ONNX Runtime makes one QLinearConv of.
+and QuantizeLinear, which ONNX Runtime makes one QLinearConv of. Beside uint8, weights of four bits are two to a byte.
 
 Where a layer reads several tensors, their channels stand side by side in the scale of the first, and weights were
 quantized for that. Zero points differ (0 after a ReLU, 128 else), and a convolution has only one: all are read with
@@ -111,6 +111,11 @@ class _CodeGraph(Graph):
         super().__init__()
         self.code_type = code_type
 
+    def weight(self, name: str, value: np.ndarray) -> str:
+        """int8; two to a byte where they have four bits, except for compilers, few of which read that."""
+        is_short = self.code_type == "uint8" and value.min() >= -8 and value.max() <= 7
+        return self.packed(name, value) if is_short else self.constant(name, value)
+
     def quantize(self, x: str, domain: Domain, name: str) -> str:
         return self.node("QuantizeLinear", x, *self._domain(domain, name))
 
@@ -149,7 +154,7 @@ def _add_layer(
         codes = sources[0] if len(sources) == 1 else graph.node("Concat", *sources, axis=1)
         x = graph.dequantize(codes, domains[0], f"{layer.name}.input")
         weight_scale = graph.constant(f"{layer.name}.weight_scale", layer.weight_scale)
-        whole = graph.constant(f"{layer.name}.weight", weight)
+        whole = graph.weight(f"{layer.name}.weight", np.ascontiguousarray(weight))
         zeros = []
         if graph.code_type == "int8":  # beside which onnxruntime gives weights one zero point, if they have none
             zeros.append(graph.constant(f"{layer.name}.weight_zero_point", np.zeros(len(weight), np.int8)))

@@ -26,9 +26,14 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.fixture
 def network() -> QuantizedNetwork:
+    return calibrated_network(weight_bits=8)
+
+
+def calibrated_network(weight_bits: int) -> QuantizedNetwork:
     torch.manual_seed(0)
-    encoder = SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(5, 7), output_dim=24)
-    network = quantized_network(encoder.eval(), CTCHead(input_dim=24, vocab_size=7), qparams=UNIT_VARIANCE)
+    encoder = SeparableConvEncoder(input_dim=12, channels=16, kernel_sizes=(5, 7), output_dim=25)
+    head = CTCHead(input_dim=25, vocab_size=7)
+    network = quantized_network(encoder.eval(), head, qparams=UNIT_VARIANCE, weight_bits=weight_bits)
     network.set_mode("observe")
     network(torch.randn(4, 50, 12), torch.full((4,), 50))
     network.calibrate()
@@ -52,8 +57,9 @@ def unquantized(model: Any) -> Iterator[str]:
                 yield node.name
 
 
-def test_every_layer_gives_the_codes_of_the_reference(network: QuantizedNetwork, codes: np.ndarray) -> None:
-    integer = network.to_integer()
+@pytest.mark.parametrize("weight_bits", [8, 4, 2])
+def test_every_layer_gives_the_codes_of_the_reference(weight_bits: int, codes: np.ndarray) -> None:
+    integer = calibrated_network(weight_bits).to_integer()
     model = network_model(integer, input_name="codes")
     names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
     for name in names:
@@ -62,6 +68,18 @@ def test_every_layer_gives_the_codes_of_the_reference(network: QuantizedNetwork,
     outputs = session.run(names, {"codes": as_uint8(codes)[None]})
     for found, expected in zip(outputs, run_layers(integer, codes)[1:], strict=True):
         assert np.array_equal(found[0, :, 0].T, as_uint8(expected))
+
+
+def test_weights_of_four_bits_take_half_a_byte(codes: np.ndarray) -> None:
+    network = calibrated_network(weight_bits=4).to_integer()
+    model, plain = (network_model(network, input_name="codes", code_type=kind) for kind in ("uint8", "int8"))
+    packed = {found.name: found for found in model.graph.initializer if found.data_type == onnx.TensorProto.INT4}
+    assert set(packed) == {f"{layer.name}.weight" for layer in network.layers}
+    for layer in network.layers:
+        found = packed[f"{layer.name}.weight"]
+        assert len(found.raw_data) == -(-layer.weight.size // 2)
+        assert np.array_equal(onnx.numpy_helper.to_array(found).astype(np.int8)[:, :, 0], layer.weight)
+    assert not any(found.data_type == onnx.TensorProto.INT4 for found in plain.graph.initializer)
 
 
 def test_nothing_is_left_to_fold_and_every_convolution_has_its_pair(network: QuantizedNetwork) -> None:
