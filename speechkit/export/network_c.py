@@ -16,6 +16,7 @@ from speechkit.runtime import IntegerLayer, IntegerNetwork, run_layers
 SOURCES = ("network.c", "network.h", "requantize.h", "check_network.c")
 _MOST_INPUTS = 4  # SPEECHKIT_MOST_INPUTS
 _POINTER_BYTES = 4  # on a device of 32 bits
+_LARGEST_PACKED = 7
 _COUNTER_BYTES = 8  # frames made and in all, for each tensor
 
 
@@ -42,8 +43,8 @@ class LayerCost:
     frames_per_second: float
 
 
-def layer_costs(network: IntegerNetwork, frames_per_second: float) -> tuple[LayerCost, ...]:
-    """Of every layer, for so many frames of the front end in a second."""
+def layer_costs(network: IntegerNetwork, frames_per_second: float, *, packed: bool = False) -> tuple[LayerCost, ...]:
+    """Of every layer, for so many frames of the front end in a second; `packed`: with weights two to a byte."""
     costs = []
     steps = _steps(network)
     for layer, ring, step in zip(network.layers, ring_frames(network)[1:], steps[1:], strict=True):
@@ -53,7 +54,7 @@ def layer_costs(network: IntegerNetwork, frames_per_second: float) -> tuple[Laye
                 name=layer.name,
                 kind="depthwise" if layer.groups > 1 else "dense",
                 shape=(group * layer.groups, taps, outputs),
-                flash_bytes=layer.weight.nbytes + layer.bias.nbytes + layer.multiplier.nbytes,
+                flash_bytes=_weight_array(layer, packed=packed).nbytes + layer.bias.nbytes + layer.multiplier.nbytes,
                 ring_bytes=ring * outputs,
                 multiply_adds=layer.weight.size,
                 frames_per_second=frames_per_second / step,
@@ -82,31 +83,49 @@ def lookahead_frames(network: IntegerNetwork) -> int:
     return _lags(network)[-1]
 
 
-def network_ram_bytes(network: IntegerNetwork, *, pointer_bytes: int = _POINTER_BYTES) -> dict[str, int]:
-    """Static memory of network.c by what it is for."""
+def network_ram_bytes(
+    network: IntegerNetwork, *, packed: bool = False, pointer_bytes: int = _POINTER_BYTES
+) -> dict[str, int]:
+    """Static memory of network.c by what it is for; `packed`: with weights two to a byte."""
     channels = [network.num_features, *(len(layer.weight) for layer in network.layers)]
     rings = [frames * count for frames, count in zip(ring_frames(network), channels, strict=True)]
     return {
         "input ring": rings[0],
         "layer rings": sum(rings[1:]),
         "counters": _COUNTER_BYTES * len(rings) + pointer_bytes * _largest_window(network),
+        **({"unpacked weights": _longest_row(network)} if packed else {}),
     }
 
 
-def refuse_unsupported(network: IntegerNetwork) -> None:
-    """Raises ValueError where network.c cannot compute a layer; the line names it and says what to do."""
+def refuse_unsupported(network: IntegerNetwork, *, packed: bool = False) -> None:
+    """Raises ValueError where network.c cannot compute a layer; the line names it and says what to do.
+
+    Args:
+        network: the layers.
+        packed: with weights two to a byte.
+    """
     for layer in network.layers:
         for rule, value, advice in _broken_rules(layer):
             raise ValueError(f"layer {layer.name!r} must {rule} to be exported to C, got {value}; {advice}.")
+        largest = int(np.abs(layer.weight.astype(np.int16)).max())
+        if packed and largest > _LARGEST_PACKED:
+            raise ValueError(
+                f"layer {layer.name!r} must have weights of 4 bits, within {_LARGEST_PACKED}, for two to fit into a "
+                f"byte, got {largest}; quantize with --weight-bits 4."
+            )
 
 
-def network_header(network: IntegerNetwork) -> str:
+def network_header(network: IntegerNetwork, *, packed: bool = False) -> str:
     """network_weights.h.
+
+    Args:
+        network: the layers.
+        packed: two weights to a byte.
 
     Raises:
         ValueError: as `refuse_unsupported`.
     """
-    refuse_unsupported(network)
+    refuse_unsupported(network, packed=packed)
     names = ["the front end", *(layer.name for layer in network.layers)]
     channels = [network.num_features, *(len(layer.weight) for layer in network.layers)]
     constants = {
@@ -115,6 +134,7 @@ def network_header(network: IntegerNetwork) -> str:
         "STRIDE": network.stride,
         "LOOKAHEAD_FRAMES": lookahead_frames(network),
         "LARGEST_WINDOW": _largest_window(network),
+        **({"LONGEST_ROW": _longest_row(network), "PACKED_WEIGHTS": 1} if packed else {}),
     }
     quoted = ", ".join(f'"{_plain(name)}"' for name in names)
     lines = [
@@ -131,7 +151,7 @@ def network_header(network: IntegerNetwork) -> str:
         "/* The tables are for network.c alone, which defines SPEECHKIT_NETWORK_TABLES. */",
         "#ifdef SPEECHKIT_NETWORK_TABLES",
         "",
-        *(text for place, layer in enumerate(network.layers) for text in _layer_arrays(place, layer)),
+        *(text for place, layer in enumerate(network.layers) for text in _layer_arrays(place, layer, packed)),
         *_tensor_table(network, channels),
         *_layer_table(network),
         "#endif",
@@ -197,10 +217,24 @@ def _largest_window(network: IntegerNetwork) -> int:
     return max(len(layer.inputs) * layer.weight.shape[2] for layer in network.layers)
 
 
-def _layer_arrays(place: int, layer: IntegerLayer) -> list[str]:
-    weight = layer.weight.swapaxes(1, 2)  # (output, tap, input channel)
+def _longest_row(network: IntegerNetwork) -> int:
+    """Weights of an output channel, as many as whole bytes hold."""
+    longest = max(layer.weight[0].size for layer in network.layers)
+    return longest + longest % 2
+
+
+def _weight_array(layer: IntegerLayer, *, packed: bool) -> np.ndarray:
+    """As it stands in flash: a row for each output, [tap][input channel]."""
+    rows = layer.weight.swapaxes(1, 2).reshape(len(layer.weight), -1)
+    if not packed:
+        return rows.ravel()
+    nibbles = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).view(np.uint8) & 15
+    return (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).ravel()
+
+
+def _layer_arrays(place: int, layer: IntegerLayer, packed: bool) -> list[str]:
     return [
-        c_array(f"weight_{place}", weight.ravel(), f"{_plain(layer.name)}: {layer.weight.shape}"),
+        c_array(f"weight_{place}", _weight_array(layer, packed=packed), f"{_plain(layer.name)}: {layer.weight.shape}"),
         c_array(f"bias_{place}", layer.bias),
         c_array(f"multiplier_{place}", layer.multiplier),
     ]
@@ -229,7 +263,8 @@ def _layer_table(network: IntegerNetwork) -> list[str]:
     for place, layer in enumerate(network.layers):
         arrays = ", ".join(f"speechkit_{name}_{place}" for name in ("weight", "bias", "multiplier"))
         inputs = ", ".join(map(str, layer.inputs))
-        numbers = [len(layer.inputs), int(layer.groups > 1), layer.weight.shape[2], layer.stride, *layer.padding]
+        numbers = [len(layer.inputs), int(layer.groups > 1), layer.weight[0].size, layer.weight.shape[2]]
+        numbers += [layer.stride, *layer.padding]
         rows.append(f"    {{{arrays}, {{{inputs}}}, {', '.join(map(str, numbers))}, {layer.code_low}}},")
     return ["static const struct speechkit_layer speechkit_layers[] = {", *rows, "};", ""]
 

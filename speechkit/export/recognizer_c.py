@@ -95,6 +95,7 @@ def export_recognizer(
     out_dir: str | Path,
     samples: np.ndarray | None = None,
     *,
+    pack_weights: bool = False,
     overwrite: bool = False,
 ) -> RecognizerExport:
     """Writes C99 source, weights and reference vectors of a recogniser; the folder's README.md says how to use them.
@@ -105,14 +106,15 @@ def export_recognizer(
         tokenizer: its labels' texts are written down.
         out_dir: a folder that is made, or is empty.
         samples: (N,) of the reference vectors, as in `write_front_end`.
+        pack_weights: two to a byte: half the flash, about twice the time.
         overwrite: write into a folder that holds something; files of other names stay.
 
     Raises:
-        ValueError: a layer that the C code cannot compute, parts that do not fit each other, samples without a frame,
-            or a folder in use.
+        ValueError: a layer that the C code cannot compute, weights to pack that have more than four bits, parts that
+            do not fit each other, samples without a frame, or a folder in use.
     """
     _refuse_misfits(front_end, network, tokenizer)
-    refuse_unsupported(network)
+    refuse_unsupported(network, packed=pack_weights)
     out = refuse_used_folder(out_dir, overwrite=overwrite)
     pcm = synthetic_signal(front_end.sample_rate_hz) if samples is None else as_int16(samples)
     written = write_front_end(front_end, out, pcm, overwrite=overwrite)
@@ -124,16 +126,17 @@ def export_recognizer(
     write_wav(vectors / "input.wav", pcm, front_end.sample_rate_hz)
     rate = front_end.sample_rate_hz / front_end.tables.hop_length
     audio = 2 * front_end.tables.frame_length + front_end.num_features + 4  # of recognize.c and ctc.c
+    memory = network_ram_bytes(network, packed=pack_weights)
     result = RecognizerExport(
         front_end=written,
-        layers=layer_costs(network, rate),
-        ram_bytes={"front end": written.ram_bytes, **network_ram_bytes(network), "audio and label": audio},
+        layers=layer_costs(network, rate, packed=pack_weights),
+        ram_bytes={"front end": written.ram_bytes, **memory, "audio and label": audio},
         frames_per_second=rate,
         lookahead_seconds=lookahead_frames(network) / rate,
         text=text,
     )
     copy_sources(RECOGNIZER_SOURCES, out)
-    (out / "network_weights.h").write_text(network_header(network), encoding="utf-8")
+    (out / "network_weights.h").write_text(network_header(network, packed=pack_weights), encoding="utf-8")
     (out / "vocabulary.h").write_text(_vocabulary(tokenizer), encoding="utf-8")
     (out / "README.md").write_text(_readme(front_end, result), encoding="utf-8")
     return result
@@ -250,7 +253,8 @@ At the utterance's end, `speechkit_network_finish` gives the frames for which th
 - Nearly all the time is spent in `speechkit_run_dense` and `speechkit_run_depthwise` of `network.c`. On a Cortex-M with
   DSP or Helium instructions put CMSIS-NN's products there, and keep `speechkit_requantize`: CMSIS-NN's own
   requantization rounds twice, and about a thousand codes of a million then differ by one.
-- The weights are `const` and stay in flash.
+- The weights are `const` and stay in flash. `speechkit export c --pack-weights` puts two of four bits into a byte and
+  unpacks a row at a time: half the flash, about twice the time.
 
 ## Files
 

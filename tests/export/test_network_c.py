@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from speechkit.export.c_source import c_array, copy_sources
-from speechkit.export.network_c import SOURCES, network_header, network_ram_bytes, refuse_unsupported, ring_frames
+from speechkit.export.network_c import (
+    SOURCES,
+    layer_costs,
+    network_header,
+    network_ram_bytes,
+    refuse_unsupported,
+    ring_frames,
+)
 from speechkit.runtime import Domain, IntegerLayer, IntegerNetwork, run_layers
 
 FLAGS = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off"]
@@ -135,9 +142,18 @@ def make_network(kind: str) -> IntegerNetwork:
     return IntegerNetwork(6, Domain(1 / 32, 3), tuple(layers))
 
 
-def write_network(network: IntegerNetwork, folder: Path) -> None:
+def with_four_bits(network: IntegerNetwork) -> IntegerNetwork:
+    """The same with the upper bits of its weights, and multipliers that make up for it."""
+    layers = [
+        replace(layer, weight=(layer.weight >> 4).clip(-7, 7), bias=layer.bias >> 4, multiplier=layer.multiplier * 16)
+        for layer in network.layers
+    ]
+    return replace(network, layers=tuple(layers))
+
+
+def write_network(network: IntegerNetwork, folder: Path, *, packed: bool = False) -> None:
     copy_sources(SOURCES, folder)
-    (folder / "network_weights.h").write_text(network_header(network))
+    (folder / "network_weights.h").write_text(network_header(network, packed=packed))
     channels = np.array([network.num_features, *(len(layer.weight) for layer in network.layers)], np.int32)
     (folder / "driver.c").write_text(
         c_array("check_channels", channels).replace("static", "#include <stdint.h>\nstatic") + DRIVER
@@ -167,10 +183,16 @@ def run_driver(program: Path, network: IntegerNetwork, utterances: list[np.ndarr
 
 
 @pytest.mark.parametrize("kind", ["separable", "dense", "joined"])
-@pytest.mark.parametrize("options", [SANITIZE, [*SANITIZE, "-DSPEECHKIT_NO_FLOAT"]], ids=["float", "no float"])
-def test_every_layer_equals_the_reference(kind: str, options: list[str], compiler: str, tmp_path: Path) -> None:
-    network = make_network(kind)
-    write_network(network, tmp_path)
+@pytest.mark.parametrize(
+    ("options", "packed"),
+    [(SANITIZE, False), ([*SANITIZE, "-DSPEECHKIT_NO_FLOAT"], False), (SANITIZE, True)],
+    ids=["float", "no float", "packed"],
+)
+def test_every_layer_equals_the_reference(
+    kind: str, options: list[str], packed: bool, compiler: str, tmp_path: Path
+) -> None:
+    network = with_four_bits(make_network(kind)) if packed else make_network(kind)
+    write_network(network, tmp_path, packed=packed)
     program = tmp_path / "driver"
     compile_c(
         [compiler, *FLAGS, *options, "-DSPEECHKIT_CHECK", "network.c", "driver.c", "-o", str(program), "-lm"], tmp_path
@@ -209,18 +231,29 @@ def test_a_ring_one_frame_shorter_differs(compiler: str, tmp_path: Path) -> None
         assert not np.array_equal(tensors[-1], run_layers(network, codes)[-1])
 
 
-def test_the_ram_is_what_was_said(compiler: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_memory_is_what_was_said(packed: bool, compiler: str, tmp_path: Path) -> None:
     if shutil.which("nm") is None:
         pytest.skip("no nm on this machine")
-    network = make_network("separable")
-    write_network(network, tmp_path)
+    network = with_four_bits(make_network("separable"))
+    write_network(network, tmp_path, packed=packed)
     compile_c([compiler, *FLAGS, "-c", "network.c"], tmp_path)
     symbols = subprocess.run(["nm", "-S", "network.o"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    sizes = [
-        int(size, 16) for size in re.findall(r"^\w+ (\w+) [bBdD] \w*(?:ring|made|total|window)", symbols, re.MULTILINE)
-    ]
-    assert sum(sizes) == sum(network_ram_bytes(network, pointer_bytes=8).values())
+    found = re.findall(r"^\w+ (\w+) ([bBdDrR]) speechkit_(\w+)", symbols, re.MULTILINE)
+    ram = [int(size, 16) for size, kind, _ in found if kind in "bB"]
+    ram += [int(size, 16) for size, kind, name in found if kind in "dD" and re.match("made|total|window", name)]
+    flash = [int(size, 16) for size, _, name in found if re.match(r"(weight|bias|multiplier)_\d", name)]
+    assert sum(ram) == sum(network_ram_bytes(network, packed=packed, pointer_bytes=8).values())
+    assert sum(flash) == sum(cost.flash_bytes for cost in layer_costs(network, 100.0, packed=packed))
     assert not re.search(r" U \w*(alloc|free)$", symbols, re.MULTILINE)
+
+
+def test_weights_of_more_bits_are_not_packed() -> None:
+    network = make_network("dense")
+    with pytest.raises(
+        ValueError, match=re.escape("layer 'layer.0' must have weights of 4 bits, within 7, for two to")
+    ):
+        network_header(network, packed=True)
 
 
 def test_requantization_without_floats_equals_that_with(compiler: str, tmp_path: Path) -> None:

@@ -45,16 +45,37 @@ static void speechkit_fill_window(const struct speechkit_layer *layer, int32_t f
     }
 }
 
+#ifdef SPEECHKIT_PACKED_WEIGHTS
+static int8_t speechkit_unpacked[SPEECHKIT_LONGEST_ROW];
+#endif
+
+/* The weights of an output channel. */
+static const int8_t *speechkit_weights_of(const struct speechkit_layer *layer, int32_t channel, int32_t length)
+{
+#ifdef SPEECHKIT_PACKED_WEIGHTS
+    const uint8_t *pair = (const uint8_t *)layer->weight + channel * ((length + 1) / 2);
+    int32_t n;
+
+    for (n = 0; n < length; n += 2, pair++) {
+        speechkit_unpacked[n] = (int8_t)(((*pair & 15) ^ 8) - 8);
+        speechkit_unpacked[n + 1] = (int8_t)(((*pair >> 4) ^ 8) - 8);
+    }
+    return speechkit_unpacked;
+#else
+    return (const int8_t *)layer->weight + channel * length;
+#endif
+}
+
 static void speechkit_run_dense(const struct speechkit_layer *layer, const struct speechkit_tensor *output,
                                 int8_t *codes)
 {
-    const int8_t *weight = layer->weight;
     int32_t channel;
     int32_t tap;
     int32_t input;
     int32_t n;
 
     for (channel = 0; channel < output->channels; channel++) {
+        const int8_t *weight = speechkit_weights_of(layer, channel, layer->row_length);
         int32_t sum = layer->bias[channel];
 
         for (tap = 0; tap < layer->taps; tap++) {
@@ -76,11 +97,11 @@ static void speechkit_run_depthwise(const struct speechkit_layer *layer, const s
                                     int8_t *codes)
 {
     const int32_t zero_point = speechkit_tensors[layer->inputs[0]].zero_point;
-    const int8_t *weight = layer->weight;
     int32_t channel;
     int32_t tap;
 
     for (channel = 0; channel < output->channels; channel++) {
+        const int8_t *weight = speechkit_weights_of(layer, channel, layer->row_length);
         int32_t sum = layer->bias[channel];
 
         for (tap = 0; tap < layer->taps; tap++) {
@@ -88,7 +109,6 @@ static void speechkit_run_depthwise(const struct speechkit_layer *layer, const s
                 sum += weight[tap] * (speechkit_window[tap][channel] - zero_point);
             }
         }
-        weight += layer->taps;
         codes[channel] = speechkit_requantize(sum, layer->multiplier[channel], output->zero_point, layer->lowest);
     }
 }

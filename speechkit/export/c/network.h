@@ -26,12 +26,14 @@ struct speechkit_tensor {
 
 /* A convolution over one tensor, or over several of equal length whose channels stand side by side. */
 struct speechkit_layer {
-    const int8_t *weight;     /* depthwise: [output channel][tap]; dense: [output channel][tap][input channel] */
+    const void *weight;       /* a row of int8_t for each output channel, [tap] or, dense, [tap][input channel]; with
+                                 SPEECHKIT_PACKED_WEIGHTS four bits each, a row in whole bytes, the lower half first */
     const int32_t *bias;      /* [output channel] */
     const float *multiplier;  /* [output channel], from sums to codes */
     int16_t inputs[SPEECHKIT_MOST_INPUTS]; /* the tensors */
     int16_t num_inputs;
     int16_t is_depthwise;     /* one input channel for each output channel */
+    int16_t row_length;       /* weights of an output channel */
     int16_t taps;
     int16_t stride;
     int16_t left;             /* frames of nothing before the first, */
