@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from speechkit.audio import read_audio_info
 from speechkit.data import Utterance, read_utterances, write_utterances
+from speechkit.decoding import GreedySearch
 from speechkit.decoding.pseudo_labels import PseudoLabelFilter, characters_per_second
 from speechkit.recognizer import Recognizer, Span
 
@@ -57,8 +58,14 @@ def pseudo_label(
         on_progress: called with the seconds of each recording as it is done.
 
     Raises:
-        ValueError: no recording, no true text, or `out` is one of the manifests or cannot be written.
+        ValueError: no recording, no true text, labels of sounds without a language model that makes words of them, or
+            `out` is one of the manifests or cannot be written.
     """
+    if not recognizer.tokenizer.spells_any_word and isinstance(recognizer.decoder, GreedySearch):
+        raise ValueError(
+            "the model's labels are sounds, and what it writes without a language model are no words to learn from; "
+            "`speechkit lm tune` puts a language model into the bundle."
+        )
     if Path(out).resolve() in {Path(path).resolve() for path in (*unlabelled, *labelled)}:
         raise ValueError(f"`out` must be a new manifest, got {out}.")
     if Path(out).is_dir() or not os.access(_nearest_folder(Path(out)), os.W_OK):

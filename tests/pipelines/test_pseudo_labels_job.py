@@ -13,6 +13,7 @@ from speechkit.data import read_utterances
 from speechkit.decoding.pseudo_labels import PseudoLabelFilter
 from speechkit.pipelines.pseudo_label import pseudo_label
 from speechkit.recognizer import Recognizer, Span
+from speechkit.text import PhonemeTokenizer
 
 EVERYTHING = PseudoLabelFilter(0.0, 0.0, 1e6)
 
@@ -99,3 +100,13 @@ def test_wrong_calls_are_named(corpus: Path, untrained: Path, tmp_path: Path) ->
         pseudo_label(recognizer, [corpus / "dev.jsonl"], [train], train, EVERYTHING)
     with pytest.raises(ValueError, match="must hold a text"):
         pseudo_label(recognizer, [train], [corpus / "unlabelled.jsonl"], tmp_path / "out.jsonl", EVERYTHING)
+
+
+def test_sounds_without_a_language_model_are_refused(corpus: Path, untrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "lexicon.txt").write_text("a AH\nb B IY\n", encoding="utf-8")
+    tokenizer = PhonemeTokenizer(lexicon=str(tmp_path / "lexicon.txt"))
+    tokenizer.fit(["a b"])
+    recognizer = Recognizer(model=Recognizer.load(untrained).model, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="labels are sounds, and what it writes without a language model"):
+        pseudo_label(recognizer, [corpus / "dev.jsonl"], [corpus / "train.jsonl"], tmp_path / "out.jsonl", EVERYTHING)
+    assert not list(tmp_path.glob("out*"))
