@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechkit.masking import length_mask
+from speechkit.quantization.masked_norm import masked_norm
 from speechkit.quantization.observers import MSEObserver
 from speechkit.runtime import Domain, IntegerLayer
 
@@ -85,7 +86,7 @@ class ConvPart(nn.Module):
         num_frames = -(-x.shape[2] // self.stride)
         left, right = self.padding
         if (left, right) != (0, 0):
-            x = x.masked_fill(~length_mask(lengths, x.shape[2])[:, None, :], 0.0)
+            x = x * length_mask(lengths, x.shape[2])[:, None, :].to(x.dtype)
         missing = int(num_frames == 0)  # a batch without frames: the kernel still needs something to stand on
         x = F.pad(x, (left, right + missing))
         return F.conv1d(x, weight, stride=self.stride, groups=self.groups)[:, :, :num_frames]
@@ -94,22 +95,21 @@ class ConvPart(nn.Module):
         """Batch norm over real frames of sums (B, C', T') that are worth unit / factor each, in units of `scale`."""
         norm = self.norm
         value = unit / self.factor().detach()  # k; its sign is gamma's
-        joined = getattr(norm, "joined", lambda *sums: sums)  # over ranks, where the batch norm joins them
-        mask = length_mask(lengths, sums.shape[2])[:, None, :]
-        count, total = joined(mask.sum().float().reshape(1), (sums * mask).sum(dim=(0, 2)))
-        count = count.clamp(min=1)
-        mean = total / count
-        centered = (sums - mean[:, None]) * mask
-        (square,) = joined(centered.square().sum(dim=(0, 2)))
-        var = square / count
+        y, mean, var, count = masked_norm(
+            sums,
+            length_mask(lengths, sums.shape[2])[:, None, :],
+            norm.weight * value.sign() / scale,
+            norm.bias / scale,
+            norm.eps / value.square(),
+            getattr(norm, "joined", lambda *sums: sums),  # over ranks, where the batch norm joins them
+        )
         if getattr(norm, "update_running", True):
             with torch.no_grad():
                 bias = 0.0 if self.bias is None else self.bias
                 unbiased = var * value.square() * count / (count - 1).clamp(min=1)
                 norm.running_mean.lerp_(mean * value + bias, norm.momentum)
                 norm.running_var.lerp_(unbiased, norm.momentum)
-        slope = norm.weight * value.sign() * (var + norm.eps / value.square()).rsqrt()
-        return torch.addcmul((norm.bias / scale)[:, None], centered, (slope / scale)[:, None])
+        return y
 
 
 class QuantizedConv(nn.Module):
@@ -292,16 +292,17 @@ def rounded(x: Tensor, low: float | None = None, high: float | None = None) -> T
 class _Round(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: float | None, high: float | None) -> Tensor:
-        rounded = x.round()
         if low is None:
-            return rounded
-        clipped = rounded.clamp(low, high)
-        ctx.save_for_backward(clipped == rounded)
-        return clipped
+            return x.round()
+        ctx.save_for_backward(x)
+        ctx.limits = low - 0.5, high + 0.5
+        return x.clamp(low, high).round_()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (grads[0] * ctx.saved_tensors[0] if ctx.saved_tensors else grads[0]), None, None
+        if ctx.saved_tensors:
+            return torch.ops.aten.hardtanh_backward(grads[0], *ctx.saved_tensors, *ctx.limits), None, None
+        return grads[0], None, None
 
 
 class _LSQScale(torch.autograd.Function):
