@@ -178,7 +178,8 @@ def bench_training(float_bundle: str) -> dict[str, Any]:
             "float": float_step,
             "live norms": lambda: quantized_step(frozen=False),
             "folded norms": lambda: quantized_step(frozen=True),
-        }
+        },
+        rounds=3 * ROUNDS,
     )
     return {
         "seconds": seconds,

@@ -77,9 +77,9 @@ def code_bytes(folder: Path, flash_bytes: int) -> int:
     return sum(int(text) for text in re.findall(r"^\s*(\d+)\s", sizes, re.MULTILINE)) - flash_bytes
 
 
-def trained_network(float_bundle: str, checkpoint: str, bundle: IntegerBundle) -> QuantizedNetwork:
+def trained_network(float_bundle: str, checkpoint: str, weight_bits: int, bundle: IntegerBundle) -> QuantizedNetwork:
     """The network as it was trained, in evaluation; it must be the bundle's."""
-    network = quantized_parts(float_bundle).network
+    network = quantized_parts(float_bundle, weight_bits=weight_bits).network
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     network.load_state_dict(own)
@@ -170,11 +170,14 @@ def main() -> None:
     )
     parser.add_argument("--float", metavar="BUNDLE", help="that the int8 one was made from, to compare training too")
     parser.add_argument("--ckpt", metavar="FILE", help="of its quantization-aware training")
+    parser.add_argument("--weight-bits", type=int, default=8, metavar="N", help="of that training (%(default)s)")
     arguments = parser.parse_args()
     if (arguments.float is None) != (arguments.ckpt is None):
         parser.error("--float and --ckpt belong together")
     bundle = load_integer_bundle(arguments.bundle)
-    network = trained_network(arguments.float, arguments.ckpt, bundle) if arguments.float else None
+    network = (
+        trained_network(arguments.float, arguments.ckpt, arguments.weight_bits, bundle) if arguments.float else None
+    )
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results[arguments.name] = compare(bundle, arguments.manifest, arguments.utterances, network) | {
         "command": " ".join(["python", *sys.argv]),
