@@ -23,6 +23,7 @@ from speechkit.export.network_c import write_network_vectors
 from speechkit.features import MFB, GlobalCMVN, QuantizedFrontEnd
 from speechkit.heads import CTCHead
 from speechkit.integer_bundle import IntegerBundle, save_integer_bundle
+from speechkit.models import DIGITS
 from speechkit.quantization.conversion import quantized_network
 from speechkit.runtime import IntegerNetwork, run_layers
 from speechkit.runtime.front_end import IntegerFrontEnd
@@ -227,6 +228,22 @@ def test_the_command_writes_what_passes_its_check(
     assert main(command) == 2
     assert "`out_dir` must be new or empty" in capsys.readouterr().err
     assert main(["export", "c", str(audio), str(tmp_path / "other")]) == 2
+    capsys.readouterr()
+    assert main(["export", "c", str(tmp_path / "int8.zip"), str(tmp_path / "other"), "--pack-weights"]) == 2
+    assert "must have weights of 4 bits, within 7, for two to fit into a byte" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_packed_weights_halve_the_flash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("make") is None or shutil.which("cc") is None:
+        pytest.skip("no make or no C compiler (cc) on this machine")
+    sizes = []
+    for name, options in (("bytes", []), ("packed", ["--pack-weights"])):
+        assert main(["export", "c", str(DIGITS), str(tmp_path / name), *options]) == 0
+        (found,) = re.findall(r"^flash (\d+) bytes", capsys.readouterr().out, re.MULTILINE)
+        sizes.append(int(found))
+        make(tmp_path / name, "check")
+    assert sizes[1] < 0.55 * sizes[0]
 
 
 def test_a_bundle_that_is_not_int8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
