@@ -115,12 +115,20 @@ def _export_onnx(arguments: argparse.Namespace) -> int:
 
 
 def _export_integers(arguments: argparse.Namespace) -> int:
+    from speechkit.export.onnx_graph import recognizer_metadata
     from speechkit.export.onnx_network import export_network
     from speechkit.integer_bundle import load_integer_bundle
 
     bundle = load_integer_bundle(arguments.bundle, trusted_packages=arguments.trust)
     code_type = arguments.codes or "uint8"
-    export_network(bundle.network, arguments.out, input_name=arguments.input, code_type=code_type, tables=bundle.tables)
+    export_network(
+        bundle.network,
+        arguments.out,
+        input_name=arguments.input,
+        code_type=code_type,
+        tables=bundle.tables,
+        metadata=recognizer_metadata(bundle.sample_rate_hz, bundle.tokenizer),
+    )
     size = Path(arguments.out).stat().st_size
     print(f"{arguments.out}: {arguments.input} -> logits, activations in {code_type}, {size / 1e6:.2f} MB")
     return 0

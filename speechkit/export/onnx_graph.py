@@ -1,9 +1,12 @@
 """An ONNX graph as it is written: nodes and constants by name, checked at the end."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from speechkit.text import Tokenizer
 
 OPSET = 20
 IR_VERSION = 9  # the newest that onnxruntime 1.17 reads
@@ -78,6 +81,16 @@ class Graph:
         helper.set_model_props(model, metadata)
         self._onnx.checker.check_model(model)
         return model
+
+
+def recognizer_metadata(sample_rate_hz: int, tokenizer: Tokenizer | None) -> dict[str, str]:
+    """What a reader of the file needs beside the graph.
+
+    Returns:
+        "sample_rate_hz", and "labels": their texts as JSON, the blank's ("") first.
+    """
+    labels = {} if tokenizer is None else {"labels": json.dumps(["", *tokenizer.label_texts()])}
+    return {"sample_rate_hz": str(sample_rate_hz), **labels}
 
 
 def import_onnx() -> Any:

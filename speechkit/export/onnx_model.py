@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import speechkit
 from speechkit.bundle import Bundle
 from speechkit.encoders.receptive_field import encoder_stride
-from speechkit.export.onnx_graph import OPSET, import_onnx
+from speechkit.export.onnx_graph import OPSET, import_onnx, recognizer_metadata
 from speechkit.features import MFB, MFCC, QuantizedFrontEnd, Waveform
 from speechkit.masking import without_padding
 from speechkit.runtime.onnx_session import session_arguments
@@ -88,7 +88,7 @@ def export_model(
         raise ValueError(f"the model's graph gives other {output_name} than torch, up to {difference:.3g} apart.")
     metadata = {"speechkit": speechkit.__version__}
     if bundle.front_end is not None:
-        metadata["sample_rate_hz"] = str(bundle.front_end.sample_rate_hz)
+        metadata |= recognizer_metadata(bundle.front_end.sample_rate_hz, bundle.tokenizer)
     onnx.helper.set_model_props(content, metadata)
     onnx.save_model(content, os.fspath(path))
     return OnnxModel(Path(path).stat().st_size, output_name, difference, largest)

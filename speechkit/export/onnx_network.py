@@ -12,6 +12,7 @@ that of the first, and what this adds to the sums is taken from the bias. No lay
 
 import copy
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,9 +40,12 @@ def export_network(
     input_name: str = "codes",
     code_type: str = "uint8",
     tables: IntegerTables | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes what `network_model` makes, to a file."""
+    """Writes what `network_model` makes, to a file, with more metadata."""
     model = network_model(network, input_name=input_name, code_type=code_type, tables=tables)
+    for key, value in (metadata or {}).items():
+        model.metadata_props.add(key=key, value=value)
     import_onnx().save_model(model, os.fspath(path))
 
 

@@ -1,5 +1,6 @@
 """`speechkit export onnx` as a user calls it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from speechkit.cli.main import main
 from speechkit.encoders import SeparableConvEncoder
 from speechkit.features import MFB, FrontEnd
 from speechkit.heads import CTCHead
+from speechkit.integer_bundle import load_integer_bundle
 from speechkit.models import DIGITS
 from speechkit.runtime.onnx_session import session_arguments
 from speechkit.text import CharTokenizer
@@ -34,6 +36,9 @@ def test_an_int8_bundle_becomes_one_file(tmp_path: Path, capsys: pytest.CaptureF
     assert "waveform -> logits, activations in uint8" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(out, **session_arguments())
     assert session.run(None, {"waveform": np.zeros((2, 8000), np.float32)})[0].shape == (2, 49, 11)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["sample_rate_hz"] == "8000"
+    assert json.loads(metadata["labels"])[:3] == ["", *load_integer_bundle(DIGITS).tokenizer.label_texts()[:2]]
 
 
 def test_a_float_bundle_is_held_against_torch(
@@ -44,6 +49,7 @@ def test_a_float_bundle_is_held_against_torch(
     assert "against torch at most" in printed
     session = onnxruntime.InferenceSession(tmp_path / "float.onnx")
     assert session.get_modelmeta().custom_metadata_map["sample_rate_hz"] == "8000"
+    assert "labels" in session.get_modelmeta().custom_metadata_map
 
 
 @pytest.mark.parametrize(
