@@ -5,6 +5,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from speechkit.callbacks.averaging import AverageOfWeights
 from speechkit.encoders.normalization import MaskedBatchNorm1d
@@ -51,7 +52,7 @@ class SWA(AverageOfWeights):
         for name, value in (("every_n_steps", every_n_steps), ("statistics_seconds", statistics_seconds)):
             if value <= 0:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
-        super().__init__()
+        super().__init__(multi_avg_fn=get_swa_multi_avg_fn())  # all tensors at once
         self.start_fraction, self.rate_fraction = start_fraction, rate_fraction
         self.every_n_steps, self.statistics_seconds = every_n_steps, statistics_seconds
         self._first_step = 0
