@@ -30,7 +30,13 @@ def add_arguments(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="FILE",
         help='go on with --qat from a checkpoint; "last" is that of OUT.run, "auto" too if there is one',
     )
-    parser.add_argument("--weight-bits", type=int, default=8, metavar="N", help="of the weights, 2 to 8 (%(default)s)")
+    parser.add_argument(
+        "--weight-bits",
+        type=int,
+        default=8,
+        metavar="N",
+        help="of the weights, 2 to 8; of 4 or fewer two stand in a byte of the ONNX file (%(default)s)",
+    )
     parser.add_argument(
         "--float-layers", nargs="+", default=[], metavar="NAME", help="layers whose weights stay in float"
     )
