@@ -11,12 +11,12 @@ import numpy as np
 
 import speechkit
 from speechkit.export.c_source import c_array
+from speechkit.export.four_bits import fits_four_bits, pack_rows
 from speechkit.runtime import IntegerLayer, IntegerNetwork, run_layers
 
 SOURCES = ("network.c", "network.h", "requantize.h", "check_network.c")
 _MOST_INPUTS = 4  # SPEECHKIT_MOST_INPUTS
 _POINTER_BYTES = 4  # on a device of 32 bits
-_LARGEST_PACKED = 7
 _COUNTER_BYTES = 8  # frames made and in all, for each tensor
 
 
@@ -107,11 +107,10 @@ def refuse_unsupported(network: IntegerNetwork, *, packed: bool = False) -> None
     for layer in network.layers:
         for rule, value, advice in _broken_rules(layer):
             raise ValueError(f"layer {layer.name!r} must {rule} to be exported to C, got {value}; {advice}.")
-        largest = int(np.abs(layer.weight.astype(np.int16)).max())
-        if packed and largest > _LARGEST_PACKED:
+        if packed and not fits_four_bits(layer.weight):
             raise ValueError(
-                f"layer {layer.name!r} must have weights of 4 bits, within {_LARGEST_PACKED}, for two to fit into a "
-                f"byte, got {largest}; quantize with --weight-bits 4."
+                f"layer {layer.name!r} must have weights of 4 bits, in [-8, 7], for two to fit into a byte, got "
+                f"some in [{layer.weight.min()}, {layer.weight.max()}]; quantize with --weight-bits 4."
             )
 
 
@@ -226,10 +225,7 @@ def _longest_row(network: IntegerNetwork) -> int:
 def _weight_array(layer: IntegerLayer, *, packed: bool) -> np.ndarray:
     """As it stands in flash: a row for each output, [tap][input channel]."""
     rows = layer.weight.swapaxes(1, 2).reshape(len(layer.weight), -1)
-    if not packed:
-        return rows.ravel()
-    nibbles = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).view(np.uint8) & 15
-    return (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).ravel()
+    return (pack_rows(rows) if packed else rows).ravel()
 
 
 def _layer_arrays(place: int, layer: IntegerLayer, packed: bool) -> list[str]:

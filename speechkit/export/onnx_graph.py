@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from speechkit.export.four_bits import pack_rows
 from speechkit.text import Tokenizer
 
 OPSET = 20
@@ -47,9 +48,7 @@ class Graph:
         ONNX Runtime unpacks them as it loads the graph.
         """
         helper, types = self._onnx.helper, self._onnx.TensorProto
-        nibbles = np.zeros(value.size + value.size % 2, np.uint8)
-        nibbles[: value.size] = value.reshape(-1).view(np.uint8) & 15
-        pairs = nibbles[0::2] | nibbles[1::2] << 4
+        pairs = pack_rows(value.reshape(1, -1))
         self._keep(name, helper.make_tensor(name, types.INT4, value.shape, pairs.tobytes(), raw=True))
         self._versions = WITH_INT4
         return self.node("Cast", name, to=types.INT8)

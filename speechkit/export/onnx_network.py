@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import speechkit
+from speechkit.export.four_bits import fits_four_bits
 from speechkit.export.onnx_front_end import add_integer_front_end
 from speechkit.export.onnx_graph import Graph, import_onnx
 from speechkit.runtime import Domain, IntegerLayer, IntegerNetwork
@@ -117,7 +118,7 @@ class _CodeGraph(Graph):
 
     def weight(self, name: str, value: np.ndarray) -> str:
         """int8; two to a byte where they have four bits, except for compilers, few of which read that."""
-        is_short = self.code_type == "uint8" and value.min() >= -8 and value.max() <= 7
+        is_short = self.code_type == "uint8" and fits_four_bits(value)
         return self.packed(name, value) if is_short else self.constant(name, value)
 
     def quantize(self, x: str, domain: Domain, name: str) -> str:
@@ -158,7 +159,7 @@ def _add_layer(
         codes = sources[0] if len(sources) == 1 else graph.node("Concat", *sources, axis=1)
         x = graph.dequantize(codes, domains[0], f"{layer.name}.input")
         weight_scale = graph.constant(f"{layer.name}.weight_scale", layer.weight_scale)
-        whole = graph.weight(f"{layer.name}.weight", np.ascontiguousarray(weight))
+        whole = graph.weight(f"{layer.name}.weight", weight)
         zeros = []
         if graph.code_type == "int8":  # beside which onnxruntime gives weights one zero point, if they have none
             zeros.append(graph.constant(f"{layer.name}.weight_zero_point", np.zeros(len(weight), np.int8)))

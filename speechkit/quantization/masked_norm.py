@@ -29,7 +29,7 @@ def masked_norm(
         joined: sums of several vectors over ranks.
 
     Returns:
-        y (B, C, T), and without gradients mean (C,), var (C,), and the number of frames (1,), at least 1.
+        y (B, C, T), and without gradients mean (C,), var (C,), and the number of frames (1,).
     """
     y, mean, var, count = _MaskedNorm.apply(x, mask, gain, shift, eps, joined)
     return y, mean, var, count
@@ -42,13 +42,13 @@ class _MaskedNorm(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         real = mask.to(x.dtype)  # (B, 1, T)
         count, total = joined(real.sum().reshape(1), _sums(x, real))
-        count = count.clamp(min=1)
-        mean = total / count
+        divisor = count.clamp(min=1)
+        mean = total / divisor
         centered = (x - mean[:, None]).mul_(real)
         (squares,) = joined(centered.square().sum(dim=(0, 2)))
-        var = squares / count
+        var = squares / divisor
         inverse = (var + eps).rsqrt()
-        ctx.save_for_backward(centered, real, gain, inverse, count)
+        ctx.save_for_backward(centered, real, gain, inverse, divisor)
         ctx.joined = joined
         ctx.mark_non_differentiable(mean, var, count)
         return torch.addcmul(shift[:, None], centered, (gain * inverse)[:, None]), mean, var, count
@@ -56,12 +56,12 @@ class _MaskedNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        centered, real, gain, inverse, count = ctx.saved_tensors
+        centered, real, gain, inverse, divisor = ctx.saved_tensors
         product = (grads[0] * centered).sum(dim=(0, 2))
         total, products = ctx.joined(_sums(grads[0], real), product)
         slope = gain * inverse
-        of_x = (grads[0] * slope[:, None]).sub_((slope * total / count)[:, None])
-        of_x.addcmul_(centered, (-slope * products / count * inverse.square())[:, None]).mul_(real)
+        of_x = (grads[0] * slope[:, None]).sub_((slope * total / divisor)[:, None])
+        of_x.addcmul_(centered, (-slope * products / divisor * inverse.square())[:, None]).mul_(real)
         return of_x, None, product * inverse, grads[0].sum(dim=(0, 2)), None, None
 
 

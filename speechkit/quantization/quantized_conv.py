@@ -107,8 +107,9 @@ class ConvPart(nn.Module):
             with torch.no_grad():
                 bias = 0.0 if self.bias is None else self.bias
                 unbiased = var * value.square() * count / (count - 1).clamp(min=1)
-                norm.running_mean.lerp_(mean * value + bias, norm.momentum)
-                norm.running_var.lerp_(unbiased, norm.momentum)
+                momentum = norm.momentum * (count > 0).to(count)  # a rank without work in a step has no frames
+                norm.running_mean.lerp_(mean * value + bias, momentum)
+                norm.running_var.lerp_(unbiased, momentum)
         return y
 
 

@@ -251,7 +251,7 @@ def test_the_memory_is_what_was_said(packed: bool, compiler: str, tmp_path: Path
 def test_weights_of_more_bits_are_not_packed() -> None:
     network = make_network("dense")
     with pytest.raises(
-        ValueError, match=re.escape("layer 'layer.0' must have weights of 4 bits, within 7, for two to")
+        ValueError, match=re.escape("layer 'layer.0' must have weights of 4 bits, in [-8, 7], for two to")
     ):
         network_header(network, packed=True)
 

@@ -230,7 +230,7 @@ def test_the_command_writes_what_passes_its_check(
     assert main(["export", "c", str(audio), str(tmp_path / "other")]) == 2
     capsys.readouterr()
     assert main(["export", "c", str(tmp_path / "int8.zip"), str(tmp_path / "other"), "--pack-weights"]) == 2
-    assert "must have weights of 4 bits, within 7, for two to fit into a byte" in capsys.readouterr().err
+    assert "must have weights of 4 bits, in [-8, 7], for two to fit into a byte" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

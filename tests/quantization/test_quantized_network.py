@@ -123,6 +123,14 @@ def test_a_live_norm_is_that_of_the_float_model_when_nothing_is_rounded(network:
     torch.testing.assert_close(layer.parts[0].norm.running_var, norm.running_var)
 
 
+def test_a_batch_without_frames_leaves_the_running_statistics(network: QuantizedNetwork) -> None:
+    part = network.layers[1].parts[0]
+    before = part.norm.running_mean.clone(), part.norm.running_var.clone()
+    part.normalise(torch.randn(2, 16, 5), torch.full((16,), 0.01), torch.tensor(0.25), torch.zeros(2, dtype=torch.long))
+    assert torch.equal(part.norm.running_mean, before[0])
+    assert torch.equal(part.norm.running_var, before[1])
+
+
 def test_a_float_layer_keeps_its_weights(network: QuantizedNetwork) -> None:
     network.set_float_layers(["projection"])
     layer = network.to_integer().layers[-1]
