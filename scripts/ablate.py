@@ -13,7 +13,7 @@ The file of variants has the keys
     rate: wer                 what the plot shows, and what is compared: wer or cer
     label_minutes: 30         if given: $SPEECHKIT_LABELS/train.jsonl becomes a manifest of so many labelled minutes
     base: {...}               an overlay on the recipe, for all variants
-    sets: {name: {manifest: FILE, speakers: [...]}}     what is scored; speakers may be left out
+    sets: {name: {manifest: FILE, speakers: [...]}}     what is scored; FILE or [FILE, ...]; speakers if given
     variants: {name: [...]}   overlays, or names of other variants, whose overlays they stand for; the first one is what
                               the others are held against
 
@@ -185,15 +185,17 @@ def plan_jobs(plan: dict[str, Any], recipes: list[str], runs: Path, seeds: list[
 
 
 def _manifest_of(chosen: dict[str, Any], out: Path) -> Path:
-    """The manifest, or one of its speakers only."""
-    source = expand_path(chosen["manifest"]).resolve()
-    if "speakers" not in chosen:
-        return source
-    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
-    kept = [row for row in rows if row["speaker"] in chosen["speakers"]]
-    for row in kept:
-        row["audio_filepath"] = str((source.parent / row["audio_filepath"]).resolve())
-    out.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    """A manifest as it is, or what several say, or some of their speakers only."""
+    given = chosen["manifest"]
+    sources = [expand_path(name).resolve() for name in ([given] if isinstance(given, str) else given)]
+    if len(sources) == 1 and "speakers" not in chosen:
+        return sources[0]
+    rows = []
+    for source in sources:
+        for row in map(json.loads, source.read_text(encoding="utf-8").splitlines()):
+            if "speakers" not in chosen or row["speaker"] in chosen["speakers"]:
+                rows.append({**row, "audio_filepath": str((source.parent / row["audio_filepath"]).resolve())})
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return out
 
 

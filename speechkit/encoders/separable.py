@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from speechkit.encoders.convolution import MaskedConv1d, strided_lengths
 from speechkit.encoders.normalization import MaskedBatchNorm1d
 
+_FIRST_GAIN = 0.1  # of a block's convolutions against the path around them
+
 
 class SeparableConv(nn.Module):
     """Depthwise convolution, pointwise convolution, batch norm: (B, C, T) -> (B, C', T')."""
@@ -32,13 +34,19 @@ class SeparableConv(nn.Module):
 
 
 class SeparableBlock(nn.Module):
-    """`repeats` separable convolutions with ReLU, and a pointwise residual path around them."""
+    """`repeats` separable convolutions with ReLU, and a pointwise residual path around them.
+
+    At first the path around is the identity and what it is added to is small (Goyal et al. 2017, arXiv 1706.02677,
+    section 5.1, take 0), so that many blocks learn to align as soon as few do.
+    """
 
     def __init__(self, channels: int, kernel_size: int, *, repeats: int, dropout: float) -> None:
         super().__init__()
         self.convs = nn.ModuleList(SeparableConv(channels, channels, kernel_size) for _ in range(repeats))
         self.shortcut = MaskedConv1d(channels, channels, 1, bias=False)
         self.shortcut_norm = MaskedBatchNorm1d(channels)
+        nn.init.dirac_(self.shortcut.conv.weight)
+        nn.init.constant_(self.convs[-1].norm.weight, _FIRST_GAIN)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

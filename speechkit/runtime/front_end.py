@@ -88,7 +88,7 @@ class IntegerTables:
             "shift": 0 <= self.shift < 63,
             "code_min": -128 <= self.code_min < self.code_max <= 127,
             "window": self.window.shape == (self.frame_length,),
-            "cosine": self.cosine.shape == (self.fft_length,),
+            "cosine": self.cosine.shape == (self.fft_length,) and is_symmetric(self.cosine),
             "filter_start": num_filters > 0 and self.filter_start.min() >= 0 and ends.max() <= self.fft_length // 2 + 1,
             "filter_length": len(self.filter_length) == num_filters and self.filter_length.min() >= 0,
             "filter_weight": self.filter_weight.shape == (int(self.filter_length.sum()),),
@@ -99,9 +99,16 @@ class IntegerTables:
                 raise ValueError(f"front end: `{name}` does not fit the other tables.")
 
 
-def dft_tables(tables: IntegerTables) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and negative sines of every frame sample and bin, float64 (frame_length, fft_length // 2 + 1)."""
-    turns = np.outer(np.arange(tables.frame_length), np.arange(tables.fft_length // 2 + 1)) % tables.fft_length
+def is_symmetric(cosine: np.ndarray) -> bool:
+    """Whether a table (N,) of a whole turn is the same backwards, and its negative half a turn on."""
+    half = len(cosine) // 2
+    return np.array_equal(cosine[1:], cosine[:0:-1]) and np.array_equal(cosine[:half], -cosine[half : 2 * half])
+
+
+def dft_tables(tables: IntegerTables, num_samples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and negative sines of the first samples (all of a frame) and every bin, float64 (samples, N / 2 + 1)."""
+    places = np.arange(tables.frame_length if num_samples is None else num_samples)
+    turns = np.outer(places, np.arange(tables.fft_length // 2 + 1)) % tables.fft_length
     quarter = tables.fft_length // 4 if tables.fft_length % 4 == 0 else None
     if quarter is None:
         raise ValueError(f"`fft_length` must be a multiple of 4 for a front end in integers, got {tables.fft_length}.")
@@ -175,6 +182,40 @@ def _log2(energy: np.ndarray, tables: IntegerTables) -> np.ndarray:
     return np.where(energy > 0, log, tables.zero_energy_log)
 
 
+class FoldedTransform:
+    """The product with `dft_tables` in a third of the work and the same integers.
+
+    A cosine is the same at samples n and N - n, a sine its negative; at n and N / 2 - n they are so up to the sign
+    (-1)^bin. So samples are added and subtracted first, and four products of a quarter of the size remain: real and
+    imaginary parts of even bins, and of odd ones.
+
+    Args:
+        tables: of the front end.
+    """
+
+    def __init__(self, tables: IntegerTables) -> None:
+        self._frame_length, self._quarter = tables.frame_length, tables.fft_length // 4
+        cosine, sine = (part * 2.0**-tables.twiddle_bits for part in dft_tables(tables, self._quarter + 1))
+        parts = (cosine[:, ::2], sine[1:-1, ::2], cosine[:-1, 1::2], sine[1:, 1::2])
+        self._matrices = [np.ascontiguousarray(part) for part in parts]
+
+    def __call__(self, x: np.ndarray) -> list[np.ndarray]:
+        """Windowed samples (T, frame_length), float64 -> real and imaginary parts of even bins, then of odd ones."""
+        quarter, half = self._quarter, 2 * self._quarter
+        whole = np.zeros((len(x), 2 * half))
+        whole[:, : self._frame_length] = x
+        sums = whole[:, : half + 1].copy()  # samples 0 to N / 2
+        sums[:, 1:half] += whole[:, :half:-1]
+        differences = whole[:, 1:half] - whole[:, :half:-1]  # samples 1 to N / 2 - 1; the others have no sine
+        even_cosine, odd_sine = sums[:, : quarter + 1].copy(), differences[:, :quarter].copy()
+        even_cosine[:, :quarter] += sums[:, half:quarter:-1]
+        odd_sine[:, : quarter - 1] += differences[:, : quarter - 1 : -1]
+        odd_cosine = sums[:, :quarter] - sums[:, half:quarter:-1]
+        even_sine = differences[:, : quarter - 1] - differences[:, : quarter - 1 : -1]
+        folded = (even_cosine, even_sine, odd_cosine, odd_sine)
+        return [part @ matrix for part, matrix in zip(folded, self._matrices, strict=True)]
+
+
 class IntegerFrontEnd:
     """`integer_codes` at speed: the same integers, most of them in float64, where sums below 2^53 are exact.
 
@@ -189,8 +230,9 @@ class IntegerFrontEnd:
         self.tables = tables
         self._preemphasis = tables.preemphasis * 2.0**-WINDOW_BITS
         self._window = tables.window * 2.0**-WINDOW_BITS
-        self._dft = np.concatenate(dft_tables(tables), axis=1) * 2.0**-tables.twiddle_bits
-        self._filters = filter_matrix(tables)
+        self._transform = FoldedTransform(tables)
+        filters = filter_matrix(tables)
+        self._filters = np.concatenate([filters[::2], filters[1::2]])  # even bins first, as the transform gives them
         self._most_power = _EXACT / max(1.0, self._filters.sum(axis=0).max())
         self._log_table = tables.log_table.astype(np.int64)
         diagonal = np.diag(np.diagonal(tables.multiplier))
@@ -208,7 +250,8 @@ class IntegerFrontEnd:
     def _codes(self, frames: np.ndarray) -> np.ndarray:
         """Whole samples (T, frame_length) of any type -> int8 (T, F)."""
         tables = self.tables
-        power = self._power(_rounded(self._windowed(frames) @ self._dft))
+        parts = self._transform(self._windowed(frames))
+        power = np.concatenate([_power(*parts[:2]), _power(*parts[2:])], axis=1)
         if power.max() < self._most_power:
             energy = (power @ self._filters).astype(np.int64)
         else:
@@ -232,17 +275,6 @@ class IntegerFrontEnd:
         x *= self._window
         return _rounded(x)
 
-    def _power(self, spectrum: np.ndarray) -> np.ndarray:
-        """Real parts beside imaginary ones (T, 2 bins) -> (T, bins); overwrites them."""
-        parts = spectrum.reshape(len(spectrum), 2, -1)
-        if max(spectrum.max(), -spectrum.min()) < 2.0**25.5:
-            np.square(parts, out=parts)
-            power = parts.sum(axis=1)
-            power *= 2.0**-POWER_SHIFT
-            return _rounded(power)
-        whole = np.square(parts.astype(np.int64)).sum(axis=1)
-        return _rounded_shift(whole, POWER_SHIFT).astype(np.float64)
-
     def _log2(self, energy: np.ndarray) -> np.ndarray:
         """`_log2`, which of a number needs its leading 24 bits: they are those of a float64."""
         if energy.max() >= 1 << 53:  # whose last bits must not round the leading ones
@@ -261,3 +293,15 @@ def _rounded(x: np.ndarray) -> np.ndarray:
     """floor(x + 1/2), in place."""
     x += 0.5
     return np.floor(x, out=x)
+
+
+def _power(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+    """Both (T, bins), before rounding -> (T, bins); overwrites them."""
+    parts = _rounded(real), _rounded(imaginary)
+    if max(max(part.max(), -part.min()) for part in parts) >= 2.0**25.5:
+        whole = np.square(real.astype(np.int64)) + np.square(imaginary.astype(np.int64))
+        return _rounded_shift(whole, POWER_SHIFT).astype(np.float64)
+    power = np.square(real, out=real)
+    power += np.square(imaginary, out=imaginary)
+    power *= 2.0**-POWER_SHIFT
+    return _rounded(power)
