@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,4 +89,7 @@ def test_variants_name_classes_and_arguments_that_exist(ablate: ModuleType, path
             for section, key in (("trainer", "callbacks+"), ("data", "perturbations+")):
                 for part in overlay.get(section, {}).get(key, []):
                     module, _, cls = part["class_path"].rpartition(".")
-                    assert getattr(importlib.import_module(module), cls)(**part.get("init_args", {}))
+                    parser = ArgumentParser()
+                    parser.add_class_arguments(getattr(importlib.import_module(module), cls), "part")
+                    parsed = parser.parse_object({"part": part.get("init_args", {})})
+                    assert parser.instantiate_classes(parsed).part
