@@ -1,5 +1,6 @@
 """A float bundle and recordings -> an int8 bundle, by calibration alone or with training that knows the rounding."""
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,8 @@ def quantize(
     how = f"calibrated on {Path(calibration).name}, {len(utterances)} recordings"
     if training is not None:
         own = [f"model.{name}={value}" for name, value in settings.items()]
-        train_quantized(parts.network, training, [*own, *overrides], Path(f"{out}.run"), checkpoint)
+        tokenizer = [f"data.tokenizer={json.dumps(describe(parts.bundle.tokenizer))}"]  # whatever recipe
+        train_quantized(parts.network, training, [*own, *tokenizer, *overrides], Path(f"{out}.run"), checkpoint)
         how += f", trained with quantization by {training.stem}"
     if not distributed.is_initialized() or distributed.get_rank() == 0:  # all hold the same after training
         save_integer_bundle(integer_bundle(parts, f"{how}, weights of {weight_bits} bits"), out)

@@ -208,10 +208,6 @@ trainer:
 data:
   train: [{recordings}]
   dev: [{recordings}]
-  tokenizer:
-    class_path: speechkit.text.WordTokenizer
-    init_args:
-      symbols: ["no", "yes"]
   num_workers: 0
 """
     )
@@ -271,7 +267,6 @@ def test_the_recipe_trains_with_quantization(
     monkeypatch.setenv("SPEECHKIT_DATA", str(tmp_path))
     arguments = ["quantize", str(float_bundle), "--calibration", str(recordings), "-o", str(tmp_path / "out")]
     options = [f"data.train=[{recordings}]", f"data.dev=[{recordings}]", "trainer.max_steps=6", "data.num_workers=0"]
-    options.append('data.tokenizer.init_args.symbols=["no", "yes"]')
     assert main([*arguments, "--qat", "digits", *options]) == 0
     trained, calibrated = load_integer_bundle(tmp_path / "out"), load_integer_bundle(int8_bundle)
     assert "trained with quantization by digits" in trained.card
