@@ -196,6 +196,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "digits": lambda options: bench_digits(options.runs),
     "read": lambda options: bench_read(options.runs, options.text, ["read"]),
     "read_phonemes": lambda options: bench_read(options.runs, options.text, ["read_phonemes"]),
+    "device": lambda options: bench_read(options.runs, options.text, ["read_phonemes", "device"]),
     "two_readers": lambda options: bench_read(
         options.runs, options.text, ["read_phonemes", "two_readers"], start="read_phonemes", speakers=["arctic"]
     ),
