@@ -18,7 +18,7 @@ class QuantizedParts:
 
     Attributes:
         front_end: waveform -> values S (q - Z) of int8 codes.
-        network: the encoder and the head.
+        network: the encoder and the head; its logits are those above the blank's.
         bundle: the float one that they were made from.
     """
 
@@ -62,6 +62,7 @@ def quantized_parts(
             exact.front_end, exact.cmvn, exact.qparams, arithmetic=arithmetic, output="values"
         )
         network = quantized_network(bundle.encoder, bundle.head, qparams=exact.qparams, weight_bits=weight_bits)
+        network.shift_logits(bundle.tokenizer.blank_id)
         network.set_float_layers(float_layers)
     except ValueError as error:
         raise ValueError(f"{bundle_path}: {error}") from None

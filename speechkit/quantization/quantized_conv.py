@@ -126,6 +126,7 @@ class QuantizedConv(nn.Module):
         mode: "float", "observe" (float, and takes note of the range) or "quantize".
         frozen: batch norms use their running statistics, also in training.
         is_float: weights stay in float; the output has a domain all the same.
+        lowest: smaller outputs need not be told apart, so no domain is widened for them.
     """
 
     def __init__(self, parts: list[ConvPart], *, name: str, relu: bool, weight_bits: int = 8) -> None:
@@ -134,7 +135,7 @@ class QuantizedConv(nn.Module):
             raise ValueError(f"`weight_bits` must lie in [2, 8], got {weight_bits}.")
         self.parts: Any = nn.ModuleList(parts)
         self.name, self.relu, self.weight_bits = name, relu, weight_bits
-        self.mode, self.frozen, self.is_float = "float", True, False
+        self.mode, self.frozen, self.is_float, self.lowest = "float", True, False, -np.inf
         self.zero_point = -128 if relu else 0
         self.log_scale = nn.Parameter(torch.full((), torch.nan))  # of the output's S; learned, and always positive
         self.log_clip = nn.Parameter(torch.zeros(len(parts[0].weight)))  # part of the largest weight that is kept
@@ -201,7 +202,8 @@ class QuantizedConv(nn.Module):
             values = self._float_sum(inputs, lengths)
             values = values.relu() if self.relu else values
             if self.mode == "observe":
-                self.observer.observe(values.movedim(1, 2)[length_mask(frames, values.shape[2])])
+                real = values.movedim(1, 2)[length_mask(frames, values.shape[2])]
+                self.observer.observe(real.clamp(min=self.lowest))
             scale = values.new_ones(()) if self.log_scale.isnan() else self.scale
             return Activation(values / scale, scale), frames
         low, high = (0, 255) if self.relu else (-128, 127)

@@ -11,6 +11,8 @@ from speechkit.quantization.qparams import QParams
 from speechkit.quantization.quantized_conv import MODES, Activation, QuantizedConv, rounded
 from speechkit.runtime import Domain, IntegerNetwork
 
+_LOWEST_LOGIT = -32.0  # of what is above the blank: a probability of 1e-14
+
 
 class QuantizedNetwork(nn.Module):
     """Values of the input domain (B, T, F) -> logits (B, T', V).
@@ -70,6 +72,28 @@ class QuantizedNetwork(nn.Module):
             layer.calibrate([scales[number].to(layer.log_scale.device) for number in numbers])
             scales.append(layer.scale.detach())
         self.set_mode("quantize")
+
+    @torch.no_grad()
+    def shift_logits(self, blank: int) -> None:
+        """Makes every logit that above the blank's, which a softmax does not see, and lets the domain end far below it.
+
+        What is added to all logits of a frame is free in training and may grow to hundreds, and a label far below the
+        blank is as good as none. A domain for the logits as they are would spend its codes on both.
+
+        Args:
+            blank: its label.
+
+        Raises:
+            ValueError: a last layer that is no plain projection.
+        """
+        last = self.layers[-1]
+        if last.relu or any(part.norm is not None or part.groups != 1 for part in last.parts):
+            raise ValueError(f"layer {last.name!r} must be a linear layer, for its outputs to be logits.")
+        for part in last.parts:
+            for parameter in (part.weight, part.bias):
+                if parameter is not None:
+                    parameter -= parameter[blank].clone()
+        last.lowest = _LOWEST_LOGIT
 
     def set_float_layers(self, names: Sequence[str]) -> None:
         """Leaves the weights of these layers in float, and those of the others not.

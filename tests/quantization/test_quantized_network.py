@@ -1,6 +1,7 @@
 """The quantized network: equal to the float one before, and to the integer reference and ONNX Runtime after."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,3 +190,32 @@ def test_never_calibrated(parts: tuple[nn.Module, nn.Module]) -> None:
 def test_unknown_float_layers(network: QuantizedNetwork) -> None:
     with pytest.raises(ValueError, match="`float_layers` must name layers"):
         network.set_float_layers(["encoder.nothing"])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_logits_above_the_blank_have_a_domain_of_their_own(parts: tuple[nn.Module, Any], bits: int) -> None:
+    encoder, head = parts
+    x, lengths = speech(5)
+    with torch.no_grad():
+        head.projection.weight += 300.0 * torch.randn(1, head.input_dim)  # what a softmax does not see
+        head.projection.bias[1] -= 1000.0  # as good as none
+        expected = head(*encoder(x, lengths))[0].log_softmax(dim=-1)
+        network = quantized_network(encoder, head, qparams=UNIT_VARIANCE, weight_bits=bits)
+        network.shift_logits(2)
+        logits, frames = network(x, lengths)
+        inside = length_mask(frames, logits.shape[1])
+        assert not logits[..., 2].any()
+        torch.testing.assert_close(logits.log_softmax(dim=-1)[inside], expected[inside], atol=0.01, rtol=1e-4)
+        network.set_mode("observe")
+        network(x, lengths)
+        network.calibrate()
+        assert network.layers[-1].scale < 0.3
+        difference = network(x, lengths)[0].softmax(dim=-1)[inside] - expected[inside].exp()
+    assert difference.abs().mean() < (0.01 if bits == 8 else 0.1)
+    assert differences(network) == 0
+
+
+def test_only_a_projection_gives_logits(network: QuantizedNetwork) -> None:
+    network.layers[-1].relu = True
+    with pytest.raises(ValueError, match="must be a linear layer, for its outputs"):
+        network.shift_logits(0)
