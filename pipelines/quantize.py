@@ -19,7 +19,7 @@ from speechkit.decoding import count_errors, greedy_decode
 from speechkit.export.onnx_network import network_model
 from speechkit.integer_bundle import IntegerBundle, save_integer_bundle
 from speechkit.parts import describe
-from speechkit.pipelines.recipes import find_recipe
+from speechkit.pipelines.recipes import find_recipe, read_recipe
 from speechkit.quantization.quantized_network import QuantizedNetwork
 from speechkit.quantization.sensitivity import LayerReport, measure_layers
 from speechkit.quantized_parts import QuantizedParts, quantized_parts
@@ -51,7 +51,8 @@ def quantize(
         out: the int8 bundle, a folder or .zip. With a recipe, the run's logs and checkpoints are in `out`.run.
         weight_bits: of the weights, 2 to 8.
         float_layers: names of layers whose weights stay in float.
-        recipe: of quantization-aware training, a name or a file; none: post-training quantization.
+        recipe: of quantization-aware training, a name or a file; none: post-training quantization. One that names no
+            tokenizer has the bundle's.
         overrides: `key=value` for the recipe.
         resume_from: a checkpoint of `out`.run, "last" for its newest, or "auto" for that if there is one.
         trusted_packages: packages besides speechkit whose classes may be built.
@@ -90,8 +91,9 @@ def quantize(
     how = f"calibrated on {Path(calibration).name}, {len(utterances)} recordings"
     if training is not None:
         own = [f"model.{name}={value}" for name, value in settings.items()]
-        tokenizer = [f"data.tokenizer={json.dumps(describe(parts.bundle.tokenizer))}"]  # whatever recipe
-        train_quantized(parts.network, training, [*own, *tokenizer, *overrides], Path(f"{out}.run"), checkpoint)
+        if "tokenizer" not in (read_recipe(training).get("data") or {}):
+            own.append(f"data.tokenizer={json.dumps(describe(parts.bundle.tokenizer))}")
+        train_quantized(parts.network, training, [*own, *overrides], Path(f"{out}.run"), checkpoint)
         how += f", trained with quantization by {training.stem}"
     if not distributed.is_initialized() or distributed.get_rank() == 0:  # all hold the same after training
         save_integer_bundle(integer_bundle(parts, f"{how}, weights of {weight_bits} bits"), out)

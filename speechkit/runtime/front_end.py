@@ -88,7 +88,7 @@ class IntegerTables:
             "shift": 0 <= self.shift < 63,
             "code_min": -128 <= self.code_min < self.code_max <= 127,
             "window": self.window.shape == (self.frame_length,),
-            "cosine": self.cosine.shape == (self.fft_length,) and is_symmetric(self.cosine),
+            "cosine": self.cosine.shape == (self.fft_length,),
             "filter_start": num_filters > 0 and self.filter_start.min() >= 0 and ends.max() <= self.fft_length // 2 + 1,
             "filter_length": len(self.filter_length) == num_filters and self.filter_length.min() >= 0,
             "filter_weight": self.filter_weight.shape == (int(self.filter_length.sum()),),
@@ -191,11 +191,16 @@ class FoldedTransform:
 
     Args:
         tables: of the front end.
+
+    Raises:
+        ValueError: a cosine without these symmetries, or an `fft_length` that is no multiple of 4.
     """
 
     def __init__(self, tables: IntegerTables) -> None:
         self._frame_length, self._quarter = tables.frame_length, tables.fft_length // 4
         cosine, sine = (part * 2.0**-tables.twiddle_bits for part in dft_tables(tables, self._quarter + 1))
+        if not is_symmetric(tables.cosine):
+            raise ValueError("front end: `cosine` must be the same backwards, and its negative half a turn on.")
         parts = (cosine[:, ::2], sine[1:-1, ::2], cosine[:-1, 1::2], sine[1:, 1::2])
         self._matrices = [np.ascontiguousarray(part) for part in parts]
 
